@@ -1,0 +1,22 @@
+"""Model soups for PyTorch Lightning: one better model from the runs that a sweep throws away."""
+
+from lightning_soups.callback import SoupCallback
+from lightning_soups.cli import SoupCLI
+from lightning_soups.ingredients import Ingredient, Ingredients
+from lightning_soups.mixture import Mixture
+from lightning_soups.recipes import GreedySoup, Recipe, UniformSoup
+from lightning_soups.soup import Soup
+from lightning_soups.trainer import SoupTrainer
+
+__all__ = [
+    "GreedySoup",
+    "Ingredient",
+    "Ingredients",
+    "Mixture",
+    "Recipe",
+    "Soup",
+    "SoupCLI",
+    "SoupCallback",
+    "SoupTrainer",
+    "UniformSoup",
+]

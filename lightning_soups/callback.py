@@ -1,0 +1,284 @@
+"""SoupCallback: records ingredients while runs train."""
+
+import math
+import os
+from contextlib import nullcontext
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning_utilities.core.rank_zero import rank_zero_warn
+
+from lightning_soups import records
+from lightning_soups.files import local_directory, replacing, safe_name
+from lightning_soups.ingredients import Ingredient
+from lightning_soups.logged import Logged, logged_in_epoch
+from lightning_soups.score import Mode, Score, validate_mode
+from lightning_soups.weights import fingerprint
+from lightning_soups.weights.reading import unsafe_types
+
+
+class SoupCallback(Callback):
+    """Record the best checkpoints of a run as ingredients for a model soup.
+
+    Give every run of a sweep this callback with the same ``dirpath``. Any number of runs, processes and machines can
+    write to one directory at the same time: each run has a folder of its own and each record is a file of its own,
+    written atomically after its checkpoint.
+
+    Args:
+        dirpath: The soup directory, on a local or mounted disk, for example ``soups/digits``.
+        monitor: The logged metric that ranks checkpoints, for example ``val_acc``. It must be logged once per epoch
+            (``on_epoch=True``, the default in ``validation_step``).
+        mode: ``max`` when larger is better, ``min`` when smaller is. By default taken from the logged
+            ``torchmetrics.Metric``, which declares it.
+        save_top_k: How many of the run's best checkpoints to keep; -1 keeps one per evaluation.
+        run: Name of the run. By default the time and a random suffix. A name that is taken gets a number.
+        save_initialization: Whether to save the weights the run starts from, once per distinct initialization.
+
+    Raises:
+        ValueError: An argument has an impossible value.
+        MisconfigurationException: During ``fit``: ``monitor`` was never logged, or ``mode`` cannot be inferred.
+    """
+
+    def __init__(
+        self,
+        dirpath: str | os.PathLike[str],
+        monitor: str,
+        mode: Literal["min", "max"] | None = None,
+        save_top_k: int = 1,
+        run: str | None = None,
+        save_initialization: bool = True,
+    ) -> None:
+        super().__init__()
+        if not monitor:
+            raise ValueError(f"`monitor` must name a logged metric such as 'val_acc', got {monitor!r}.")
+        if save_top_k < -1 or save_top_k == 0:
+            raise ValueError(f"`save_top_k` must be at least 1, or -1 to keep all, got {save_top_k}.")
+        self.dirpath = local_directory(dirpath, "dirpath")
+        self.monitor = monitor
+        self.mode: Mode | None = None if mode is None else validate_mode(mode)
+        self.save_top_k = save_top_k
+        self.run = run
+        self.save_initialization = save_initialization
+        self._run_folder: Path | None = None
+        self._initialization: str | None = None
+        self._loaded_state: dict[str, Any] | None = None
+        self._recorded: list[tuple[Score, Path]] = []
+        self._seen: Literal["nowhere", "validation", "training"] = "nowhere"
+        self._validated = False
+        self._dry_run = False
+
+    @property
+    def run_name(self) -> str | None:
+        """The folder name of the run being recorded; None before ``fit`` has started."""
+        return None if self._run_folder is None else self._run_folder.name
+
+    @property
+    def best_score(self) -> Score | None:
+        """The best recorded score of the run; None while nothing is recorded."""
+        return max((score for score, _ in self._recorded), default=None)
+
+    @property
+    def state_key(self) -> str:
+        """Several callbacks may record one run, with different monitors or directories."""
+        return f"{type(self).__qualname__}[dirpath={self.dirpath.as_posix()},monitor={self.monitor}]"
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed fit needs to go on recording the same run."""
+        return {"run": self.run_name, "initialization": self._initialization}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember the run that a training checkpoint belongs to, in case a fit resumes from it."""
+        self._loaded_state = state_dict
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Name the run, fingerprint the initialization and save it if nobody has."""
+        self._dry_run = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]  # Trainer sets it dynamically
+        if self._dry_run:
+            return
+        self._seen, self._validated, self._recorded = "nowhere", False, []
+        loaded, self._loaded_state = self._loaded_state, None
+        resumes = trainer.ckpt_path is not None
+        if resumes and loaded is not None and loaded["run"] is not None:
+            self._run_folder = self._runs / safe_name(loaded["run"])
+            self._initialization = loaded["initialization"]
+            self._recorded = _recorded_earlier(self._run_folder, self.monitor)
+            return
+        own_claim = self._claim_run_folder() if trainer.is_global_zero else None
+        self._run_folder = trainer.strategy.broadcast(own_claim)
+        if resumes:  # from a fit that was not recorded here: nobody knows where it started
+            self._initialization = None
+            return
+        own = fingerprint(pl_module.state_dict()) if trainer.is_global_zero else None
+        self._initialization = trainer.strategy.broadcast(own)
+        if self.save_initialization:
+            path = self.dirpath / "initializations" / f"{self._initialization}.ckpt"
+            if not trainer.strategy.broadcast(path.exists()):
+                _save_checkpoint(trainer, path)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Consider the weights that were just validated."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and not self._dry_run:
+            self._validated = True
+            self._consider(trainer, pl_module, "validation")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Consider the weights when the monitored metric is one of the training loop."""
+        if self._dry_run:
+            return
+        if self._seen != "validation":
+            self._consider(trainer, pl_module, "training")
+        if self._validated or not trainer.enable_validation:
+            self._check_that_monitor_was_logged(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so when a whole fit has left nothing to cook with."""
+        if self._dry_run:
+            return
+        self._check_that_monitor_was_logged(trainer)
+        if not self._recorded:
+            rank_zero_warn(
+                f"SoupCallback recorded nothing for run {self.run_name!r}: {self.monitor!r} was never a finite number."
+            )
+
+    @property
+    def _runs(self) -> Path:
+        return self.dirpath / "runs"
+
+    def _claim_run_folder(self) -> Path:
+        """Creating a folder is atomic, so two runs never share one, also over NFS."""
+        wanted = safe_name(self.run or f"{datetime.now():%Y%m%d-%H%M%S}-{uuid4().hex[:6]}")
+        self._runs.mkdir(parents=True, exist_ok=True)
+        name, number = wanted, 1
+        while True:
+            try:
+                folder = self._runs / name
+                folder.mkdir()
+            except FileExistsError:
+                number += 1
+                name = f"{wanted}-{number}"
+            else:
+                return folder
+
+    def _consider(self, trainer: Trainer, pl_module: LightningModule, loop: Literal["validation", "training"]) -> None:
+        logged = logged_in_epoch(trainer)
+        if self.monitor not in logged:
+            return
+        self._seen = loop
+        metrics = _every_metric(trainer, logged)
+        score = Score(logged[self.monitor].value, self._resolve_mode(logged[self.monitor]))
+        if not trainer.strategy.broadcast(self._is_wanted(score)):
+            return
+        path = self._checkpoint_path(trainer)
+        _save_checkpoint(trainer, path)
+        if trainer.is_global_zero:
+            self._write_record(trainer, pl_module, path, score, metrics)
+        self._recorded = [entry for entry in self._recorded if entry[1] != path] + [(score, path)]
+        self._forget_surplus(trainer)
+
+    def _resolve_mode(self, logged: Logged) -> Mode:
+        mode = self.mode or logged.mode
+        if mode is None:
+            raise MisconfigurationException(
+                f"SoupCallback cannot tell whether a larger {self.monitor!r} is better: it was logged as a plain"
+                " number. Pass mode='max' or mode='min', or log a torchmetrics.Metric."
+            )
+        return mode
+
+    def _is_wanted(self, score: Score) -> bool:
+        if not math.isfinite(score.value):
+            return False
+        full = self.save_top_k != -1 and len(self._recorded) >= self.save_top_k
+        return not full or score > min(recorded for recorded, _ in self._recorded)
+
+    def _checkpoint_path(self, trainer: Trainer) -> Path:
+        assert self._run_folder is not None
+        return self._run_folder / f"epoch={trainer.current_epoch:03d}-step={trainer.global_step:06d}.ckpt"
+
+    def _write_record(
+        self, trainer: Trainer, pl_module: LightningModule, path: Path, score: Score, metrics: dict[str, float]
+    ) -> None:
+        if types := unsafe_types(path):
+            rank_zero_warn(
+                f"The checkpoints of this run hold objects that cannot be read safely, so cooking will refuse them:"
+                f" {', '.join(types)}. Keep them out of the hyperparameters, for example with"
+                " self.save_hyperparameters(ignore=[...])."
+            )
+        records.write_record(
+            path.with_suffix(records.SUFFIX),
+            {
+                "checkpoint": path.name,
+                "run": self.run_name,
+                "monitor": self.monitor,
+                "mode": score.mode,
+                "metrics": metrics,
+                "hyperparameters": _hyperparameters(trainer, pl_module),
+                "initialization": self._initialization,
+                "epoch": trainer.current_epoch,
+                "step": trainer.global_step,
+                "devices": trainer.world_size,
+                "exact": self._seen == "validation" and _every_sample_once(trainer),
+                "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            },
+        )
+
+    def _forget_surplus(self, trainer: Trainer) -> None:
+        while self.save_top_k != -1 and len(self._recorded) > self.save_top_k:
+            worst = min(self._recorded, key=lambda entry: entry[0])
+            self._recorded.remove(worst)
+            if trainer.is_global_zero:  # the record goes first: a record must never point to a missing checkpoint
+                worst[1].with_suffix(records.SUFFIX).unlink(missing_ok=True)
+                worst[1].unlink(missing_ok=True)
+
+    def _check_that_monitor_was_logged(self, trainer: Trainer) -> None:
+        if self._seen != "nowhere":
+            return
+        available = sorted(trainer.callback_metrics)
+        hint = f" {self.monitor!r} was logged with on_epoch=False." if self.monitor in available else ""
+        raise MisconfigurationException(
+            f"SoupCallback(monitor={self.monitor!r}): no such metric was logged once per epoch.{hint} Logged were:"
+            f" {available}. Choose one of them as `monitor`, or log it with self.log({self.monitor!r}, ...,"
+            " on_epoch=True)."
+        )
+
+
+def _save_checkpoint(trainer: Trainer, path: Path) -> None:
+    """Write a weights-only Lightning checkpoint atomically. Every process must call this."""
+    with replacing(path) if trainer.is_global_zero else nullcontext(path) as own:
+        temporary = trainer.strategy.broadcast(own)
+        trainer.save_checkpoint(temporary, weights_only=True)
+    trainer.strategy.barrier("SoupCallback")
+
+
+def _recorded_earlier(folder: Path, monitor: str) -> list[tuple[Score, Path]]:
+    """What a resumed run has on disk, from before or after the point that it resumes from."""
+    found = [Ingredient.from_record(path) for path in sorted(folder.glob(f"*{records.SUFFIX}"))]
+    return [(one.score, one.path) for one in found if one.monitor == monitor and one.score is not None]
+
+
+def _every_metric(trainer: Trainer, logged: dict[str, Logged]) -> dict[str, float]:
+    """Every process must call this: ``callback_metrics`` may compute, and so gather, what was just logged."""
+    metrics = {name: value.item() for name, value in trainer.callback_metrics.items() if value.numel() == 1}
+    return {**metrics, **{name: value.value for name, value in logged.items()}}
+
+
+def _hyperparameters(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+    """The module's and the datamodule's, and the two that Lightning keeps elsewhere."""
+    known: dict[str, Any] = {"max_epochs": trainer.max_epochs}
+    if "PL_GLOBAL_SEED" in os.environ:  # where seed_everything leaves it for worker processes
+        known["seed_everything"] = int(os.environ["PL_GLOBAL_SEED"])
+    datamodule = getattr(trainer, "datamodule", None)
+    if datamodule is not None:
+        known.update(datamodule.hparams)
+    known.update(pl_module.hparams)
+    return records.plain_hyperparameters(known)
+
+
+def _every_sample_once(trainer: Trainer) -> bool:
+    """On several processes Lightning's sampler repeats samples so that all get equally many."""
+    overfits = trainer.overfit_batches != 0  # type: ignore[attr-defined]  # Trainer sets it dynamically
+    return trainer.world_size == 1 and trainer.limit_val_batches == 1.0 and not overfits

@@ -1,0 +1,127 @@
+"""The command line: LightningCLI with two more subcommands, ``cook`` and ``sweep``."""
+
+import inspect
+import os
+import sys
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+from lightning_utilities.core.rank_zero import rank_zero_only
+
+from lightning_soups.soup import Soup
+from lightning_soups.sweep.command import HELP, SweepOptions, run_sweep
+from lightning_soups.sweep.trial import UnrunnableError
+from lightning_soups.tables import ingredients_table, make_console, show_score, trace_table
+from lightning_soups.trainer import SoupTrainer
+
+
+class SoupCLI(LightningCLI):
+    """A ``LightningCLI`` that can also ``cook`` and ``sweep``; it takes the same arguments.
+
+    Replace ``LightningCLI(...)`` by ``SoupCLI(...)`` and keep everything else.
+
+    Raises:
+        MisconfigurationException: ``trainer_class`` is a class that is not a ``SoupTrainer``.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        bound = inspect.signature(LightningCLI.__init__).bind(self, *args, **kwargs).arguments
+        bound.pop("self")
+        trainer_class = bound.setdefault("trainer_class", SoupTrainer)
+        if isinstance(trainer_class, type) and not issubclass(trainer_class, SoupTrainer):
+            raise MisconfigurationException(
+                f"`trainer_class` must be a subclass of lightning_soups.SoupTrainer, got {trainer_class.__qualname__}:"
+                f" define `class {trainer_class.__name__}(SoupTrainer)`, or leave `trainer_class` out."
+            )
+        self._construction = dict(bound)
+        super().__init__(**bound)
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The trainer's methods that are subcommands, and which of their arguments the CLI provides itself."""
+        return {**LightningCLI.subcommands(), "cook": {"model", "dataloaders", "datamodule"}}
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse; configs that come as objects are parsed without a warning about the command line."""
+        if isinstance(args, (dict, Namespace)):
+            self.config = parser.parse_object(args)
+        else:
+            super().parse_arguments(parser, args)
+
+    def instantiate_classes(self) -> None:
+        """Instantiate trainer, model and data; a sweep does so once per trial instead."""
+        if self.subcommand == "cook":
+            self.save_config_callback = None  # it would refuse to run twice in one folder; a soup has its provenance
+        if self.subcommand != "sweep":
+            super().instantiate_classes()
+
+    def fit_once(self, config: Namespace) -> None:
+        """Run one ``fit`` as a CLI of the same kind would, without touching this one.
+
+        Args:
+            config: A complete config of the keys that all subcommands share.
+
+        Raises:
+            UnrunnableError: The trainer's processes are started from the command line, so each would start a sweep.
+        """
+        save_config = {**self.save_config_kwargs, "overwrite": True}  # the folder is this trial's own
+        cli = type(self)(**{**self._construction, "save_config_kwargs": save_config, "args": config, "run": False})
+        launcher = cli.trainer.strategy.launcher
+        if cli.trainer.world_size > 1 and not isinstance(launcher, _MultiProcessingLauncher):
+            raise UnrunnableError(
+                "A sweep runs its trials in one process, but this trainer's processes are started from the command"
+                " line, and each would start a sweep of its own. Use trainer.devices=1, or strategy 'ddp_spawn'."
+            )
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        """Lightning's hook takes trainer methods only, and a sweep makes many trainers: it is added by hand."""
+        super()._add_subcommands(parser, **kwargs)
+        sweep_parser = self.init_parser(description=HELP, **kwargs.get("sweep", {}))
+        self._add_arguments(sweep_parser)
+        self._subcommand_method_arguments["sweep"] = sweep_parser.add_class_arguments(SweepOptions, as_group=True)
+        self._subcommand_parsers["sweep"] = sweep_parser
+        assert parser._subcommands_action is not None
+        parser._subcommands_action.add_subcommand("sweep", sweep_parser, help=HELP)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        if subcommand == "sweep":
+            self._run_sweep()
+        elif subcommand == "cook":
+            assert isinstance(self.trainer, SoupTrainer)
+            _show(self.trainer.cook(**self._prepare_subcommand_kwargs("cook")))
+        else:
+            super()._run_subcommand(subcommand)
+
+    def _run_sweep(self) -> None:
+        config = self.config.sweep
+        options = SweepOptions(**{name: config[name] for name in self._subcommand_method_arguments["sweep"]})
+        shared = config.clone()
+        for name in (*vars(options), "config"):
+            del shared[name]
+        parser = self.init_parser(exit_on_error=False)
+        self._add_arguments(parser)
+        run_sweep(shared, options, self.fit_once, parser)
+
+
+@rank_zero_only
+def _show(soup: Soup) -> None:
+    console = make_console()
+    console.print(trace_table(soup))
+    if len(soup.ingredients) < len(soup.candidates):
+        console.print(ingredients_table(soup.ingredients, f"The {len(soup.ingredients)} ingredients of the soup"))
+    console.print(
+        f"{soup.recipe}: {len(soup.ingredients)} of {len(soup.candidates)} ingredients,"
+        f" {soup.monitor} [bold]{show_score(soup.score.value)}[/bold]. Saved to {soup.path}",
+        soft_wrap=True,
+    )
+
+
+def main() -> None:
+    """Entry point of ``lightning-soup``: any model and data by ``class_path``, your own included."""
+    if os.getcwd() not in sys.path:  # a console script does not see modules in the working directory otherwise
+        sys.path.insert(0, os.getcwd())
+    SoupCLI()

@@ -1,0 +1,1 @@
+"""What a recipe can ask, and how Lightning's validate loop answers."""

@@ -1,0 +1,51 @@
+"""Handing a module back as it came."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+
+@contextmanager
+def unchanged(module: LightningModule) -> Iterator[None]:
+    """Restore a module when the block ends, with or without an error.
+
+    What is restored: the values of all parameters and buffers, those outside the state dict included, their device
+    and dtype, and the train/eval mode of every submodule. The copy is kept on CPU: one model's worth of memory.
+    Parameters keep their identity, so optimizers and tied weights stay valid.
+
+    Args:
+        module: The user's module.
+    """
+    device, dtype = module.device, module.dtype
+    values = {name: (tensor.device, tensor.detach().to("cpu", copy=True)) for name, tensor in _tensors(module)}
+    modes = {name: submodule.training for name, submodule in module.named_modules()}
+    try:
+        yield
+    finally:
+        if (module.device, module.dtype) != (device, dtype):
+            module.to(device=device, dtype=dtype)  # also resets what LightningModule reports as its device and dtype
+        for name, tensor in _tensors(module):
+            if name in values:  # configure_model may have added others
+                own_device, value = values[name]
+                _restore(module, name, tensor, own_device, value)
+        for name, submodule in module.named_modules():
+            submodule.training = modes.get(name, submodule.training)
+
+
+def _restore(module: LightningModule, name: str, tensor: Tensor, device: torch.device, value: Tensor) -> None:
+    if tensor.is_inference():  # a buffer that validation_step assigned anew; such a tensor cannot be written to
+        owner, _, leaf = name.rpartition(".")
+        setattr(module.get_submodule(owner), leaf, value.to(device))
+    elif (tensor.device, tensor.dtype, tensor.shape) == (device, value.dtype, value.shape):
+        with torch.no_grad():
+            tensor.copy_(value)
+    else:
+        tensor.data = value.to(device)
+
+
+def _tensors(module: LightningModule) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters()
+    yield from module.named_buffers()

@@ -1,0 +1,176 @@
+"""Ingredients: recorded checkpoints and how to find them."""
+
+import glob
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, overload
+
+from lightning_soups import records
+from lightning_soups.score import Mode, Score
+from lightning_soups.weights import read_checkpoint
+
+
+@dataclass(frozen=True)
+class Ingredient:
+    """One checkpoint of one run, with what was known when it was recorded. Immutable; equal when the path is equal.
+
+    Args:
+        path: The checkpoint file.
+        run: The run that wrote it.
+        metrics: Every logged metric at that moment.
+        hyperparameters: The run's hyperparameters.
+        initialization: Fingerprint of the weights the run started from; None when unknown.
+        epoch: Index of the epoch, from 0.
+        step: Number of optimizer steps taken.
+        monitor: The metric that chose this checkpoint; None for a checkpoint without a record.
+        mode: Whether more or less of ``monitor`` is better.
+        exact: Whether ``metrics[monitor]`` is over the whole held-out data, each sample once.
+    """
+
+    path: Path
+    run: str = field(compare=False)
+    metrics: Mapping[str, float] = field(compare=False, default_factory=dict)
+    hyperparameters: Mapping[str, Any] = field(compare=False, default_factory=dict)
+    initialization: str | None = field(compare=False, default=None)
+    epoch: int = field(compare=False, default=0)
+    step: int = field(compare=False, default=0)
+    monitor: str | None = field(compare=False, default=None)
+    mode: Mode | None = field(compare=False, default=None)
+    exact: bool = field(compare=False, default=False)
+
+    @property
+    def name(self) -> str:
+        """A short unique label, ``run/epoch=012-step=000340``."""
+        return f"{self.run}/{self.path.stem}"
+
+    @property
+    def score(self) -> Score | None:
+        """The recorded value of the monitored metric; None for a checkpoint without a record."""
+        if self.monitor is None or self.mode is None:
+            return None
+        return Score(self.metrics[self.monitor], self.mode)
+
+    @classmethod
+    def from_record(cls, path: Path) -> "Ingredient":
+        """Read a JSON record written by :class:`~lightning_soups.SoupCallback`.
+
+        Raises:
+            ValueError: The file is not a record, or its checkpoint is not beside it.
+        """
+        record = records.read_record(path)
+        checkpoint = path.with_name(record["checkpoint"])
+        if not checkpoint.exists():
+            raise ValueError(f"The record {str(path)!r} names a checkpoint that is missing: {str(checkpoint)!r}.")
+        return cls(
+            path=checkpoint,
+            run=record["run"],
+            metrics={name: math.nan if value is None else value for name, value in record["metrics"].items()},
+            **{key: record[key] for key in records.SHARED_FIELDS},
+        )
+
+    @classmethod
+    def from_checkpoint(cls, path: Path) -> "Ingredient":
+        """Describe a Lightning checkpoint, from the record beside it when there is one.
+
+        Raises:
+            ValueError: The file is not a checkpoint that can be read safely.
+            FileNotFoundError: There is no such file.
+        """
+        record = path.with_suffix(records.SUFFIX)
+        if record.exists():
+            return cls.from_record(record)
+        checkpoint = read_checkpoint(path)
+        hyperparameters = checkpoint.get("hyper_parameters", {})
+        return cls(
+            path=path,
+            run=path.parent.name or ".",
+            hyperparameters=records.plain_hyperparameters(hyperparameters),
+            epoch=int(checkpoint.get("epoch", 0)),
+            step=int(checkpoint.get("global_step", 0)),
+        )
+
+
+class Ingredients(Sequence[Ingredient]):
+    """A fixed sequence of different ingredients.
+
+    Args:
+        ingredients: Any number of them, in the order that breaks ties.
+        directory: The folder they belong to, where soups made of them are saved by default.
+
+    Raises:
+        ValueError: An ingredient is listed twice.
+    """
+
+    def __init__(self, ingredients: Iterable[Ingredient], directory: str | os.PathLike[str] = ".") -> None:
+        self._ingredients = tuple(ingredients)
+        self.directory = Path(directory)
+        if len(set(self._ingredients)) < len(self._ingredients):
+            twice = sorted({i.name for i in self._ingredients if self._ingredients.count(i) > 1})
+            raise ValueError(f"Each ingredient can be listed once; listed more than once: {twice}.")
+
+    @classmethod
+    def load(cls, source: "str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Ingredients") -> "Ingredients":
+        """Find ingredients on disk, in the order of their paths.
+
+        Args:
+            source: A directory that :class:`~lightning_soups.SoupCallback` wrote to, a glob such as
+                ``"runs/*/best.ckpt"``, one path, or a list of paths (checkpoints or records).
+
+        Raises:
+            ValueError: Nothing was found, or something found is neither a record nor a checkpoint.
+            FileNotFoundError: A listed path does not exist.
+        """
+        if isinstance(source, Ingredients):
+            return source
+        if isinstance(source, (str, os.PathLike)):
+            directory, paths = _find(os.fspath(source))
+        else:
+            paths = [Path(path) for path in source]
+            if not paths:
+                raise ValueError("The list of ingredients is empty: give at least one checkpoint.")
+            directory = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+        found = [
+            Ingredient.from_record(path) if path.suffix == records.SUFFIX else Ingredient.from_checkpoint(path)
+            for path in paths
+        ]
+        return cls(found, directory)
+
+    @overload
+    def __getitem__(self, index: int) -> Ingredient: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Ingredients": ...
+    def __getitem__(self, index: int | slice) -> "Ingredient | Ingredients":
+        if isinstance(index, slice):
+            return Ingredients(self._ingredients[index], self.directory)
+        return self._ingredients[index]
+
+    def __len__(self) -> int:
+        return len(self._ingredients)
+
+    def __iter__(self) -> Iterator[Ingredient]:
+        return iter(self._ingredients)
+
+    def __repr__(self) -> str:
+        return f"Ingredients({len(self)} from {str(self.directory)!r})"
+
+
+def _find(source: str) -> tuple[Path, list[Path]]:
+    path = Path(source)
+    if path.is_dir():
+        found = records.find_records(path)
+        if not found:
+            raise ValueError(
+                f"The folder {source!r} holds no ingredients ({records.PATTERN}). Give the `dirpath` of a SoupCallback,"
+                " or a glob of checkpoints such as 'runs/*/best.ckpt'."
+            )
+        return path, found
+    if path.is_file():
+        return path.parent, [path]
+    matches = sorted(Path(match) for match in glob.glob(source, recursive=True))
+    if not matches:
+        raise ValueError(f"No ingredients: {source!r} is neither a folder, a file nor a glob that matches anything.")
+    fixed = source[: min(source.index(char) for char in "*?[" if char in source)]
+    return Path(fixed + "x").parent, matches

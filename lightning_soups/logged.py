@@ -1,0 +1,84 @@
+"""What the active Lightning loop has logged, exact over all processes.
+
+Lightning keeps logged values in ``trainer._results``, a private collection; this is the one place that reads it. Two
+things cannot be had from the public ``trainer.callback_metrics``: whether a value comes from the loop that is running
+now (stale values stay in it), and the ``torchmetrics.Metric`` behind a value. A third is wrong in it: the mean of a
+tensor logged on several processes. Without ``sync_dist=True`` each process has its own value, and with it the counts
+are averaged as integers, so that 301 and 300 samples become 300.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection, _ResultMetric
+from torch import Tensor
+from torchmetrics import Metric
+
+from lightning_soups.score import Mode
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A scalar logged for a whole epoch.
+
+    Args:
+        value: Its value over all batches of all processes.
+        mode: The direction that the logged ``torchmetrics.Metric`` declares; None for plain tensors.
+    """
+
+    value: float
+    mode: Mode | None
+
+
+def logged_in_epoch(trainer: Trainer) -> dict[str, Logged]:
+    """Read every scalar that the active loop has logged with ``on_epoch=True`` since it started.
+
+    Every process must call this, at the same point, before Lightning resets the results: in ``on_validation_end``,
+    ``on_train_epoch_end`` and the like.
+
+    Args:
+        trainer: A trainer inside a fit or validate loop.
+
+    Returns:
+        Values by the names that ``trainer.callback_metrics`` uses, the same on every process.
+    """
+    results = trainer._results
+    found: dict[str, Logged] = {}
+    if results is None:
+        return found
+    for item in results.result_metrics:
+        if item.has_reset or not item.meta.on_epoch:
+            continue
+        value = _over_all_processes(trainer, item)
+        if value.numel() == 1:
+            logged = Logged(float(value), _mode(item))
+            found.update(dict.fromkeys(_names(results, item), logged))
+    return found
+
+
+def _names(results: _ResultCollection, item: _ResultMetric) -> tuple[str, str]:
+    return results._forked_name(item, on_step=False)
+
+
+def _mode(item: _ResultMetric) -> Mode | None:
+    higher_is_better = getattr(item.value, "higher_is_better", None) if isinstance(item.value, Metric) else None
+    if higher_is_better is None:
+        return None
+    return "max" if higher_is_better else "min"
+
+
+def _over_all_processes(trainer: Trainer, item: _ResultMetric) -> Tensor:
+    if not item.is_tensor:
+        computed = item.value.compute()  # torchmetrics gathers over processes itself and caches the result
+        return computed.detach().cpu() if isinstance(computed, Tensor) else torch.empty(0)
+    values = _gather(trainer, item.value)
+    if item.meta.is_mean_reduction:
+        return values.sum() / _gather(trainer, item.cumulated_batch_size).sum()
+    if item.meta.is_sum_reduction:
+        return values.sum()
+    return values.max() if item.meta.is_max_reduction else values.min()
+
+
+def _gather(trainer: Trainer, value: Tensor) -> Tensor:
+    return trainer.strategy.all_gather(value.detach()).reshape(-1).cpu().double()

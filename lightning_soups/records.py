@@ -1,0 +1,107 @@
+"""The record: one JSON file beside each recorded checkpoint, and where records lie in a soup directory.
+
+Layout of a soup directory::
+
+    runs/<run>/epoch=012-step=000340.ckpt     weights-only Lightning checkpoint
+    runs/<run>/epoch=012-step=000340.json     its record
+    initializations/<fingerprint>.ckpt        the weights that runs started from
+    soups/<recipe>.ckpt                       what was cooked
+"""
+
+import json
+import math
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from numbers import Number
+from pathlib import Path
+from typing import Any
+
+from lightning_soups.files import write_json
+
+FORMAT = 1
+SUFFIX = ".json"
+PATTERN = f"runs/*/*{SUFFIX}"
+SHARED_FIELDS = ("hyperparameters", "initialization", "epoch", "step", "monitor", "mode", "exact")
+_FIELDS = {
+    "format": int,
+    "checkpoint": str,
+    "run": str,
+    "metrics": dict,
+    "hyperparameters": dict,
+    "initialization": (str, type(None)),
+    "epoch": int,
+    "step": int,
+    "monitor": str,
+    "mode": str,
+    "exact": bool,
+    "devices": int,
+    "versions": dict,
+}
+
+
+def find_records(directory: Path) -> list[Path]:
+    """List the records of a soup directory in the order of their paths."""
+    return sorted(directory.glob(PATTERN))
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a record atomically, after its checkpoint; the versions in use are added.
+
+    Args:
+        path: ``<checkpoint>.json``.
+        record: The fields of :class:`~lightning_soups.Ingredient` and ``devices``; ``checkpoint`` is a file name.
+    """
+    metrics = {name: value if math.isfinite(value) else None for name, value in record["metrics"].items()}
+    write_json(path, {"format": FORMAT, **record, "metrics": metrics, "versions": versions()})
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read and check a record.
+
+    Raises:
+        ValueError: The file is not JSON, lacks a field, has one of a wrong type, or points outside its folder.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"The record {str(path)!r} cannot be read: {error}") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"The record {str(path)!r} must hold a JSON object, got {type(record).__name__}.")
+    for key, kind in _FIELDS.items():
+        if key not in record or not isinstance(record[key], kind):  # type: ignore[arg-type]
+            raise ValueError(f"The record {str(path)!r} has no valid {key!r}: {record.get(key)!r}.")
+    if record["format"] != FORMAT:
+        raise ValueError(
+            f"The record {str(path)!r} has format {record['format']}; this version reads format {FORMAT}. Upgrade"
+            " lightning-soups to read newer records."
+        )
+    if Path(record["checkpoint"]).name != record["checkpoint"]:
+        raise ValueError(f"The record {str(path)!r} points outside its folder: {record['checkpoint']!r}.")
+    return record
+
+
+def versions() -> dict[str, str]:
+    """The versions that matter to reproduce a checkpoint."""
+    packages = ("lightning-soups", "lightning", "torch", "torchmetrics")
+    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+
+
+def plain_hyperparameters(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Reduce hyperparameters to what JSON holds; anything else becomes its text.
+
+    LightningCLI's own bookkeeping (names that start with an underscore) is left out.
+    """
+    return {str(key): _plain(value) for key, value in hyperparameters.items() if not str(key).startswith("_")}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, Number) and isinstance(value, float) and math.isfinite(value):
+        return float(value)
+    return str(value)

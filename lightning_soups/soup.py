@@ -1,0 +1,157 @@
+"""Soup: a mixture that was served, with its scores, its trace and its weights on disk."""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_soups.files import replacing
+from lightning_soups.ingredients import Ingredient
+from lightning_soups.mixing import Mixer
+from lightning_soups.mixture import Mixture
+from lightning_soups.records import versions
+from lightning_soups.score import Score
+from lightning_soups.trace import Question
+from lightning_soups.weights import read_checkpoint
+
+_FORMAT = 1
+_KEY = "lightning_soups"
+
+
+class Soup:
+    """The result of cooking. Saved, it is an ordinary Lightning checkpoint that also carries its provenance.
+
+    Args:
+        mixture: What the recipe served.
+        score: Its held-out score.
+        monitor: The metric that the score is a value of.
+        metrics: Every metric that was logged when the mixture was evaluated.
+        trace: What the recipe asked, in order.
+        recipe: Name of the recipe's class.
+        candidates: All the ingredients that the recipe could choose from.
+        path: Where the soup is saved; None while it is not.
+    """
+
+    def __init__(
+        self,
+        mixture: Mixture,
+        score: Score,
+        *,
+        monitor: str,
+        metrics: Mapping[str, float],
+        trace: Iterable[Question],
+        recipe: str,
+        candidates: Iterable[Ingredient],
+        path: Path | None = None,
+    ) -> None:
+        self.mixture = mixture
+        self.score = score
+        self.monitor = monitor
+        self.metrics = dict(metrics)
+        self.trace = tuple(trace)
+        self.recipe = recipe
+        self.candidates = tuple(candidates)
+        self.path = path
+
+    @property
+    def ingredients(self) -> tuple[Ingredient, ...]:
+        """The members of the soup, in the order in which they joined it."""
+        return self.mixture.members
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averaged weights: read from :attr:`path` when saved, else averaged from the ingredients."""
+        if self.path is not None:
+            state_dict: dict[str, Tensor] = read_checkpoint(self.path)["state_dict"]
+        else:
+            state_dict = Mixer().mix(self.mixture)["state_dict"]
+        return state_dict
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Average the ingredients and write a Lightning checkpoint, atomically; :attr:`path` then points to it.
+
+        Args:
+            path: For example ``soup.ckpt``. An existing file is replaced. Folders are created.
+
+        Raises:
+            ValueError: An ingredient has gone, changed or cannot be read.
+        """
+        checkpoint = {**Mixer().mix(self.mixture), _KEY: self._provenance()}
+        path = Path(path)
+        with replacing(path) as temporary:
+            torch.save(checkpoint, temporary)
+        self.path = path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Soup":
+        """Read a soup's provenance from its checkpoint; the weights stay on disk until they are asked for.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The file is not a soup.
+        """
+        provenance = read_checkpoint(path).get(_KEY)
+        if not isinstance(provenance, dict) or provenance.get("format") != _FORMAT:
+            raise ValueError(
+                f"{str(path)!r} is a checkpoint but not a soup: it has no {_KEY!r} entry of format {_FORMAT}."
+            )
+        candidates = [_ingredient(entry) for entry in provenance["candidates"]]
+        mode = provenance["mode"]
+
+        def mixture(pairs: list[tuple[int, float]]) -> Mixture:
+            return Mixture({candidates[index]: coefficient for index, coefficient in pairs})
+
+        return cls(
+            mixture(provenance["coefficients"]),
+            Score(provenance["score"], mode),
+            monitor=provenance["monitor"],
+            metrics=provenance["metrics"],
+            trace=[
+                Question(**{**row, "mixture": mixture(row["mixture"]), "score": Score(row["score"], mode)})
+                for row in provenance["trace"]
+            ],
+            recipe=provenance["recipe"],
+            candidates=candidates,
+            path=Path(path),
+        )
+
+    def __repr__(self) -> str:
+        share = f"{len(self.mixture)} of {len(self.candidates)} ingredients"
+        return f"Soup({self.recipe}, {share}, {self.monitor}={self.score})"
+
+    def _provenance(self) -> dict[str, Any]:
+        """Plain values only, so that the checkpoint loads with ``weights_only=True``."""
+        index = {ingredient: number for number, ingredient in enumerate(self.candidates)}
+
+        def pairs(mixture: Mixture) -> list[tuple[int, float]]:
+            return [(index[ingredient], coefficient) for ingredient, coefficient in mixture.coefficients.items()]
+
+        return {
+            "format": _FORMAT,
+            "recipe": self.recipe,
+            "monitor": self.monitor,
+            "mode": self.score.mode,
+            "score": self.score.value,
+            "metrics": self.metrics,
+            "candidates": [_entry(ingredient) for ingredient in self.candidates],
+            "coefficients": pairs(self.mixture),
+            "trace": [{**_fields(row), "mixture": pairs(row.mixture), "score": row.score.value} for row in self.trace],
+            "versions": versions(),
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+
+
+def _fields(instance: Question | Ingredient) -> dict[str, Any]:
+    return {field.name: getattr(instance, field.name) for field in fields(instance)}
+
+
+def _entry(ingredient: Ingredient) -> dict[str, Any]:
+    return {**_fields(ingredient), "path": str(ingredient.path)}
+
+
+def _ingredient(entry: dict[str, Any]) -> Ingredient:
+    return Ingredient(**{**entry, "path": Path(entry["path"])})

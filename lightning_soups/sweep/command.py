@@ -1,0 +1,144 @@
+"""The ``sweep`` subcommand."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.markup import escape
+
+from lightning_soups import records
+from lightning_soups.files import local_directory
+from lightning_soups.ingredients import Ingredient, Ingredients
+from lightning_soups.score import Score
+from lightning_soups.sweep.config import TrialConfigs
+from lightning_soups.sweep.trial import Trial
+from lightning_soups.tables import best_first, ingredients_table, make_console, show_score
+
+if TYPE_CHECKING:
+    from lightning_soups.sweep.sweep import Sweep
+
+HELP = "Run many fits over a search space; each leaves ingredients for a soup."
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """What to vary, how often, and where the ingredients go.
+
+    Args:
+        space: Config keys and what to draw for each: ``{uniform: [low, high]}``, ``{log_uniform: [low, high]}``,
+            ``{integer: [low, high]}`` or ``{categorical: [choice, choice, ...]}``. Any key of the config can vary,
+            for example ``model.init_args.lr``, ``trainer.max_epochs`` or ``seed_everything``.
+        trials: How many fits have to succeed in all. The same command run again continues to this number. By default
+            the whole grid with sampler ``grid``.
+        dirpath: The soup directory, which also holds the sweep's state (``sweep.db``) and the trials' log folders
+            (``trials``). By default that of the config's ``SoupCallback``.
+        monitor: The logged metric that ranks ingredients, when the config has no ``SoupCallback``.
+        mode: ``max`` when a larger ``monitor`` is better, ``min`` when a smaller one is. By default as the logged
+            ``torchmetrics.Metric`` declares.
+        sampler: ``random`` search, a ``grid`` of listed values, or Optuna's ``tpe``.
+    """
+
+    space: dict[str, dict[str, list[Any]]]
+    trials: int | None = None
+    dirpath: str | None = None
+    monitor: str | None = None
+    mode: Literal["min", "max"] | None = None
+    sampler: Literal["random", "grid", "tpe"] = "random"
+
+
+def run_sweep(
+    shared: Namespace, options: SweepOptions, fit_once: Callable[[Namespace], None], parser: ArgumentParser
+) -> None:
+    """Run the trials that are missing, a line each, and print the ingredients.
+
+    Args:
+        shared: The config that the trials share; its ``seed_everything`` is an int.
+        options: The rest of the subcommand's config.
+        fit_once: Runs one fit with a config.
+        parser: Parses configs of the same keys; must raise instead of exiting.
+
+    Raises:
+        SystemExit: No trial has succeeded, or Optuna is not installed.
+        ValueError: An option or a key of the space is wrong.
+    """
+    with _quiet():
+        _run(shared, options, fit_once, parser)
+
+
+def _run(
+    shared: Namespace, options: SweepOptions, fit_once: Callable[[Namespace], None], parser: ArgumentParser
+) -> None:
+    configs = TrialConfigs(shared, options.dirpath, options.monitor, options.mode)
+    sweep = _open_sweep(configs, options)
+    configs.check(parser, sweep.examples())
+    ingredients_directory = local_directory(configs.ingredients, "dirpath")
+    console = make_console()
+
+    def fit(number: int, parameters: dict[str, Any]) -> Score | None:
+        before = set(records.find_records(ingredients_directory))
+        fit_once(configs.make(number, parameters))
+        # read from disk: with a spawning strategy the callback that recorded them has gone with its process
+        new = set(records.find_records(ingredients_directory)) - before
+        scores = [Ingredient.from_record(path).score for path in new]
+        return max((score for score in scores if score is not None), default=None)
+
+    console.print(
+        f"Sweep in {configs.dirpath!r}: {sweep.succeeded} trials have succeeded, {sweep.remaining} to run"
+        f" (sampler {options.sampler}, base seed {configs.base_seed})."
+    )
+    trials = sweep.run(fit, lambda trial: console.print(_line(trial)))
+    _summarize(console, trials, sweep.succeeded, ingredients_directory)
+
+
+def _open_sweep(configs: TrialConfigs, options: SweepOptions) -> "Sweep":
+    try:
+        from lightning_soups.sweep.sweep import Sweep
+    except ModuleNotFoundError as error:
+        raise SystemExit(
+            f"A sweep needs Optuna ({error}). Install it with: pip install 'lightning-soups[sweep]'"
+        ) from error
+    logging.getLogger("optuna").setLevel(logging.WARNING)  # it reports every trial as well
+    dirpath = local_directory(configs.dirpath, "dirpath")
+    return Sweep(dirpath, options.space, options.trials, options.sampler, configs.base_seed)
+
+
+def _line(trial: Trial) -> str:
+    outcome = f"[red]{escape(trial.error or '')}[/red]"
+    if trial.score is not None:
+        outcome = f"[green]{show_score(trial.score.value)}[/green]"
+    values = [(key.rpartition(".")[2], value) for key, value in trial.parameters.items()]
+    shown = ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in values
+    )
+    return f"trial {trial.number:03d}  {outcome}  {escape(shown)}  ({trial.seconds:.1f} s)"
+
+
+def _summarize(console: Console, trials: Sequence[Trial], succeeded: int, directory: Any) -> None:
+    failed = [trial for trial in trials if trial.error is not None]
+    if failed:
+        console.print(f"[red]{len(failed)} of {len(trials)} trials failed[/red] and left no ingredient:")
+        for trial in failed:
+            console.print(f"  trial {trial.number:03d}: {escape(trial.error or '')}")
+        console.print("The same command run again tries to make up for them.")
+    if not succeeded:
+        raise SystemExit("No trial has succeeded, so there is nothing to cook with.")
+    ingredients = best_first(Ingredients.load(directory))
+    console.print(ingredients_table(ingredients, f"{len(ingredients)} ingredients in {directory}, best first"))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning announces devices and seeds at every fit; N times would hide the results."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

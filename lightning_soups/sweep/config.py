@@ -1,0 +1,101 @@
+"""From the config that all trials share to the config of one trial."""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, dict_to_namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from lightning_soups.callback import SoupCallback
+
+
+class TrialConfigs:
+    """Makes trial configs; the shared one gets a ``SoupCallback`` when it has none.
+
+    Args:
+        shared: A parsed config; its ``seed_everything`` is an int.
+        dirpath: The soup directory; None takes that of the config's ``SoupCallback``.
+        monitor: For the callback that is added.
+        mode: For the callback that is added.
+
+    Raises:
+        MisconfigurationException: The config has no ``SoupCallback`` and ``dirpath`` or ``monitor`` is missing.
+    """
+
+    def __init__(
+        self, shared: Namespace, dirpath: str | None, monitor: str | None, mode: Literal["min", "max"] | None
+    ) -> None:
+        self._shared = shared.clone()
+        callback = _find_callback(self._shared)
+        if callback is None:
+            callback = _add_callback(self._shared, dirpath, monitor, mode)
+        self.ingredients = str(callback.init_args.dirpath)
+        self.dirpath = dirpath or self.ingredients
+        self.base_seed = int(self._shared.seed_everything)
+
+    def make(self, number: int, parameters: Mapping[str, Any]) -> Namespace:
+        """The config of one trial: its parameters, seed, log folder and run name.
+
+        Args:
+            number: The trial's number; its seed is the shared seed plus this, unless ``seed_everything`` varies.
+            parameters: Values by config key.
+        """
+        config = self._shared.clone()
+        config.seed_everything = self.base_seed + number
+        root = Path(config.trainer.default_root_dir or self.dirpath)
+        folder = Path("trials") / f"{number:03d}"
+        config.trainer.default_root_dir = str(root / folder)
+        for logger in _entries(config.trainer.logger):
+            if logger.init_args.get("save_dir") is not None:
+                logger.init_args.save_dir = str(Path(logger.init_args.save_dir) / folder)
+        callback = _find_callback(config)
+        assert callback is not None
+        callback.init_args.run = callback.init_args.get("run") or f"trial-{number:03d}"
+        for key, value in parameters.items():
+            config[key] = value
+        return config
+
+    def check(self, parser: ArgumentParser, examples: Mapping[str, Any]) -> None:
+        """Make sure that every key of the space is one that the config has, before the first trial.
+
+        Args:
+            parser: Parses configs of the same keys.
+            examples: A value for every key.
+
+        Raises:
+            ValueError: A key or its value is not accepted; the message names the key.
+        """
+        for key, value in examples.items():
+            try:
+                parser.parse_object(self.make(0, {key: value}))
+            except (ArgumentError, TypeError, KeyError) as error:
+                raise ValueError(f"`space` varies {key!r}, which the config does not accept: {error}") from error
+
+
+def _entries(value: Any) -> list[Namespace]:
+    """Lightning takes one object, a list of them, or none; True and False stand for defaults."""
+    return [entry for entry in (value if isinstance(value, list) else [value]) if isinstance(entry, Namespace)]
+
+
+def _find_callback(config: Namespace) -> Namespace | None:
+    for entry in _entries(config.trainer.callbacks):
+        module, _, name = entry.class_path.rpartition(".")
+        if issubclass(getattr(importlib.import_module(module), name), SoupCallback):
+            return entry
+    return None
+
+
+def _add_callback(
+    config: Namespace, dirpath: str | None, monitor: str | None, mode: Literal["min", "max"] | None
+) -> Namespace:
+    if dirpath is None or monitor is None:
+        raise MisconfigurationException(
+            "The config has no SoupCallback, so the sweep has to know where to record and by which metric: pass"
+            " `dirpath` and `monitor`, for example --dirpath soups/digits --monitor val_acc."
+        )
+    arguments = {"dirpath": dirpath, "monitor": monitor, "mode": mode, "run": None}
+    entry: Namespace = dict_to_namespace({"class_path": "lightning_soups.SoupCallback", "init_args": arguments})
+    config.trainer.callbacks = [*_entries(config.trainer.callbacks), entry]
+    return entry

@@ -1,0 +1,119 @@
+"""Tables for the terminal."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from lightning_soups.ingredients import Ingredient, Ingredients
+from lightning_soups.score import Score
+from lightning_soups.soup import Soup
+from lightning_soups.trace import Question
+
+
+def make_console() -> Console:
+    """A console for tables; output that goes to a file or a pipe gets room for them."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=120)
+
+
+def plain_table(title: str) -> Table:
+    """An empty table with few lines, so that many columns fit into 80 characters."""
+    return Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+
+
+def ingredients_table(ingredients: Sequence[Ingredient], title: str) -> Table:
+    """List ingredients with their recorded score and the hyperparameters in which they differ.
+
+    Args:
+        ingredients: In the order to show.
+        title: The heading.
+    """
+    monitors = {ingredient.monitor for ingredient in ingredients if ingredient.monitor is not None}
+    varied = _varied_hyperparameters(ingredients)
+    table = plain_table(title)
+    table.add_column("#", justify="right")
+    table.add_column("ingredient", no_wrap=True)
+    for monitor in sorted(monitors):
+        table.add_column(monitor, justify="right", no_wrap=True)
+    for name in varied:
+        table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
+    for number, ingredient in enumerate(ingredients, start=1):
+        scores = [show_score(ingredient.metrics.get(monitor)) for monitor in sorted(monitors)]
+        values = [show_value(ingredient.hyperparameters.get(name)) for name in varied]
+        table.add_row(str(number), ingredient.run, *scores, *values)
+    return table
+
+
+def best_first(ingredients: Ingredients) -> list[Ingredient]:
+    """Sort by recorded score; ingredients without a record keep their order at the end."""
+    recorded = [ingredient for ingredient in ingredients if ingredient.score is not None]
+    others = [ingredient for ingredient in ingredients if ingredient.score is None]
+    return [*sorted(recorded, key=_recorded_score, reverse=True), *others]
+
+
+def trace_table(soup: Soup) -> Table:
+    """Show what a recipe asked, in order: each candidate and whether it was kept.
+
+    Questions about single ingredients that were asked to rank them share one line.
+
+    Args:
+        soup: A cooked soup.
+    """
+    table = plain_table(f"{soup.recipe}: what it asked, in order")
+    table.add_column("asked about", no_wrap=True)
+    table.add_column(soup.monitor, justify="right", no_wrap=True)
+    table.add_column("")
+    table.add_column("samples", justify="right", no_wrap=True)
+    singles = [row for row in soup.trace if _ranks(row)]
+    if singles:
+        scores = sorted((row.score for row in singles), reverse=True)
+        best, worst = (show_score(score.value) for score in (scores[0], scores[-1]))
+        samples = str(sum(row.samples for row in singles))
+        table.add_row(f"{len(singles)} single ingredients", f"{best} to {worst}", "ranked", samples)
+    kept: set[Ingredient] = set()
+    for row in soup.trace:
+        if _ranks(row):
+            continue
+        verdict = {None: "start", True: "kept", False: "left out"}[row.accepted]
+        cost = "known" if row.cached else str(row.samples)
+        style = "green" if row.accepted else None
+        table.add_row(_asked(row, kept), show_score(row.score.value), verdict, cost, style=style)
+        if row.accepted is not False:
+            kept = set(row.mixture)
+    return table
+
+
+def _ranks(row: Question) -> bool:
+    return len(row.mixture) == 1 and row.accepted is None and not row.cached
+
+
+def _asked(row: Question, kept: set[Ingredient]) -> str:
+    new = [ingredient.run for ingredient in row.mixture if ingredient not in kept]
+    if len(row.mixture) == 1:
+        return row.mixture.members[0].run
+    return f"{len(kept)} kept + {new[0]}" if len(new) == 1 else f"mixture of {len(row.mixture)}"
+
+
+def _recorded_score(ingredient: Ingredient) -> Score:
+    assert ingredient.score is not None
+    return ingredient.score
+
+
+def _varied_hyperparameters(ingredients: Sequence[Ingredient]) -> list[str]:
+    names = dict.fromkeys(name for ingredient in ingredients for name in ingredient.hyperparameters)
+    return [name for name in names if len({repr(i.hyperparameters.get(name)) for i in ingredients}) > 1]
+
+
+def show_score(value: float | None) -> str:
+    """A metric with enough digits to tell close ones apart."""
+    return "-" if value is None else f"{value:.4f}" if 1e-3 <= abs(value) < 1e3 or value == 0 else f"{value:.4g}"
+
+
+def show_value(value: Any) -> str:
+    """A metric or hyperparameter in a few characters."""
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

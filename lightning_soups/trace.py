@@ -1,0 +1,29 @@
+"""The record of what a recipe asked."""
+
+from dataclasses import dataclass
+
+from lightning_soups.mixture import Mixture
+from lightning_soups.score import Score
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question that a recipe asked and its answer: a row of a soup's trace.
+
+    Args:
+        mixture: What was asked about.
+        score: Its held-out score.
+        accepted: Whether it reached the score it had to beat; None when it had none to beat.
+        batches: Batches evaluated for the answer, on all processes together.
+        samples: Samples evaluated for the answer, on all processes together.
+        seconds: Wall time.
+        cached: Whether the answer was known already, so that nothing was evaluated.
+    """
+
+    mixture: Mixture
+    score: Score
+    accepted: bool | None
+    batches: int
+    samples: int
+    seconds: float
+    cached: bool

@@ -1,0 +1,26 @@
+"""A short name for the content of a state dict, to tell whether two runs started from the same weights."""
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+def fingerprint(state_dict: Mapping[str, object]) -> str:
+    """Hash names, dtypes, shapes and bytes of all tensors, whatever device they are on and in whatever order.
+
+    Args:
+        state_dict: Names and tensors; entries that are not tensors (extra state) are left out.
+
+    Returns:
+        The first 16 hexadecimal digits of a SHA-256: enough to tell initializations apart, not a security promise.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state_dict):
+        tensor = state_dict[name]
+        if isinstance(tensor, Tensor):
+            digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
