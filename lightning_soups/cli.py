@@ -11,6 +11,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning_utilities.core.rank_zero import rank_zero_only
 
+from lightning_soups.ingredients import Ingredients
 from lightning_soups.soup import Soup
 from lightning_soups.sweep.command import HELP, SweepOptions, run_sweep
 from lightning_soups.sweep.trial import UnrunnableError
@@ -91,8 +92,7 @@ class SoupCLI(LightningCLI):
         if subcommand == "sweep":
             self._run_sweep()
         elif subcommand == "cook":
-            assert isinstance(self.trainer, SoupTrainer)
-            _show(self.trainer.cook(**self._prepare_subcommand_kwargs("cook")))
+            self._run_cook()
         else:
             super()._run_subcommand(subcommand)
 
@@ -104,7 +104,19 @@ class SoupCLI(LightningCLI):
             del shared[name]
         parser = self.init_parser(exit_on_error=False)
         self._add_arguments(parser)
-        run_sweep(shared, options, self.fit_once, parser)
+        try:
+            run_sweep(shared, options, self.fit_once, parser)
+        except (ValueError, MisconfigurationException, UnrunnableError) as error:
+            self._subcommand_parsers["sweep"].error(str(error))
+
+    def _run_cook(self) -> None:
+        assert isinstance(self.trainer, SoupTrainer)
+        arguments = self._prepare_subcommand_kwargs("cook")
+        try:
+            arguments["ingredients"] = Ingredients.load(arguments["ingredients"])
+        except (ValueError, FileNotFoundError) as error:
+            self._subcommand_parsers["cook"].error(str(error))
+        _show(self.trainer.cook(**arguments))
 
 
 @rank_zero_only

@@ -7,6 +7,7 @@ tensor logged on several processes. Without ``sync_dist=True`` each process has 
 are averaged as integers, so that 301 and 300 samples become 300.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 import torch
@@ -31,14 +32,16 @@ class Logged:
     mode: Mode | None
 
 
-def logged_in_epoch(trainer: Trainer) -> dict[str, Logged]:
+def logged_in_epoch(trainer: Trainer, known: Container[str] = ()) -> dict[str, Logged]:
     """Read every scalar that the active loop has logged with ``on_epoch=True`` since it started.
 
     Every process must call this, at the same point, before Lightning resets the results: in ``on_validation_end``,
-    ``on_train_epoch_end`` and the like.
+    ``on_train_epoch_end`` and the like. Only before Lightning itself has computed a value logged with
+    ``sync_dist=True`` is it exact on several processes, because computing overwrites the process's own count.
 
     Args:
         trainer: A trainer inside a fit or validate loop.
+        known: Names to leave out.
 
     Returns:
         Values by the names that ``trainer.callback_metrics`` uses, the same on every process.
@@ -48,13 +51,24 @@ def logged_in_epoch(trainer: Trainer) -> dict[str, Logged]:
     if results is None:
         return found
     for item in results.result_metrics:
-        if item.has_reset or not item.meta.on_epoch:
+        if item.has_reset or not item.meta.on_epoch or _names(results, item)[0] in known:
             continue
         value = _over_all_processes(trainer, item)
         if value.numel() == 1:
             logged = Logged(float(value), _mode(item))
             found.update(dict.fromkeys(_names(results, item), logged))
     return found
+
+
+def synced_in_every_batch(trainer: Trainer) -> list[str]:
+    """Name what the active loop gathers over processes in every batch; unequal numbers of batches make it hang."""
+    results = trainer._results
+    items = [] if results is None else results.result_metrics
+    return sorted(
+        item.meta.name
+        for item in items
+        if (item.meta.on_step and item.meta.sync.should) or getattr(item.value, "dist_sync_on_step", False)
+    )
 
 
 def _names(results: _ResultCollection, item: _ResultMetric) -> tuple[str, str]:

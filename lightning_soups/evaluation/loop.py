@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
@@ -11,7 +12,7 @@ from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from lightning.pytorch.utilities.data import extract_batch_size
 
 from lightning_soups.evaluation.exact_data import ExactSource
-from lightning_soups.logged import Logged, logged_in_epoch
+from lightning_soups.logged import Logged, logged_in_epoch, synced_in_every_batch
 
 
 class KeptLoop(_EvaluationLoop):
@@ -22,7 +23,8 @@ class KeptLoop(_EvaluationLoop):
     the model, calling callbacks, cleaning up after an error) is Lightning's own.
 
     Lightning's loop is private. What is relied on: ``run`` makes one pass and is called once by the trainer,
-    ``setup_data`` fills ``_combined_loader``, and the logged results are there until ``_on_evaluation_end``.
+    ``setup_data`` fills ``_combined_loader``, ``_store_dataloader_outputs`` is called at the end of each dataloader,
+    and the logged results are there until ``_on_evaluation_end``.
 
     Args:
         trainer: The trainer to run in.
@@ -41,6 +43,7 @@ class KeptLoop(_EvaluationLoop):
         self._data_source = ExactSource(trainer, self._data_source.name)
         self._job = job
         self._logged: dict[str, Logged] = {}
+        self._uneven = False
         self.samples = 0
         self.on_batch: Callable[[], None] | None = None
 
@@ -79,14 +82,33 @@ class KeptLoop(_EvaluationLoop):
         """Request and set up the dataloaders in the first pass only."""
         if self._combined_loader is None:
             super().setup_data()
+            self._uneven = self._combined_loader is not None and not self._same_batches_everywhere()
 
     def _evaluation_step(self, batch: Any, *args: Any, **kwargs: Any) -> None:
         super()._evaluation_step(batch, *args, **kwargs)
+        if self._uneven and (names := synced_in_every_batch(self.trainer)):
+            raise MisconfigurationException(
+                f"{names} are gathered over processes in every batch, but the held-out samples do not divide evenly"
+                " among the processes, so the last batch would wait forever. Log them with on_step=False."
+            )
         with suppress(MisconfigurationException):  # a batch without tensors has no size
             self.samples += extract_batch_size(batch)
         if self.on_batch is not None:
             self.on_batch()
 
+    def _store_dataloader_outputs(self) -> None:
+        self._read_logged()  # before the parent computes, which would make them inexact
+        super()._store_dataloader_outputs()
+
     def _on_evaluation_end(self, *args: Any, **kwargs: Any) -> None:
-        self._logged = logged_in_epoch(self.trainer)  # before the parent resets the results
+        self._read_logged()  # what hooks at the end of the epoch have logged, before the parent resets everything
         super()._on_evaluation_end(*args, **kwargs)
+
+    def _read_logged(self) -> None:
+        self._logged.update(logged_in_epoch(self.trainer, known=self._logged))
+
+    def _same_batches_everywhere(self) -> bool:
+        strategy = self.trainer.strategy
+        own = torch.tensor(self.max_batches, dtype=torch.float32, device=strategy.root_device)
+        everyone = strategy.all_gather(own).reshape(-1, len(own))
+        return bool((everyone == own).all())

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace, dict_to_namespace
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_soups.callback import SoupCallback
@@ -95,7 +95,7 @@ def _add_callback(
             "The config has no SoupCallback, so the sweep has to know where to record and by which metric: pass"
             " `dirpath` and `monitor`, for example --dirpath soups/digits --monitor val_acc."
         )
-    arguments = {"dirpath": dirpath, "monitor": monitor, "mode": mode, "run": None}
-    entry: Namespace = dict_to_namespace({"class_path": "lightning_soups.SoupCallback", "init_args": arguments})
+    arguments = Namespace(dirpath=dirpath, monitor=monitor, mode=mode, run=None)  # type: ignore[no-untyped-call]
+    entry = Namespace(class_path="lightning_soups.SoupCallback", init_args=arguments)  # type: ignore[no-untyped-call]
     config.trainer.callbacks = [*_entries(config.trainer.callbacks), entry]
     return entry

@@ -1,0 +1,87 @@
+"""Two CPU processes against one."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from lightning_soups import Ingredients, SoupCallback, SoupTrainer
+from tests.helpers import Blobs, Classifier, record, trainer
+
+TWO = {"devices": 2, "strategy": "ddp_spawn"}
+
+
+class Unsynced(Classifier):
+    """Logs a plain tensor without sync_dist, which Lightning leaves different on every process."""
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        loss = nn.functional.cross_entropy(self(batch[0]), batch[1])
+        self.log("plain", loss)
+        self.log("synced", loss, sync_dist=True)
+        self.log("total", loss, reduce_fx="sum")
+        self.log("worst", loss, reduce_fx="max")
+
+
+@pytest.mark.parametrize(
+    ("module", "monitor", "mode"),
+    [(Classifier, "val_acc", None), (Unsynced, "plain", "min"), (Unsynced, "synced", "min")],
+)
+def test_two_processes_choose_what_one_does(
+    tmp_path: Path, module: type[LightningModule], monitor: str, mode: str | None
+) -> None:
+    """129 samples are 65 and 64, so 3 batches and 2; Lightning itself would score one sample twice."""
+    record(tmp_path, [0.1, 0.3, 0.6])
+    arguments = {"datamodule": Blobs(held_out=129), "ingredients": tmp_path, "monitor": monitor, "mode": mode}
+    one = trainer(SoupTrainer).cook(module(), **arguments, output=tmp_path / "one.ckpt")
+    two = trainer(SoupTrainer, **TWO).cook(module(), **arguments, output=tmp_path / "two.ckpt")
+    assert two.mixture == one.mixture
+    scores = [row.score.value for row in one.trace]
+    assert [row.score.value for row in two.trace] == pytest.approx(scores, rel=1e-6)
+    assert [row.samples for row in two.trace] == [row.samples for row in one.trace]
+    assert [row.accepted for row in two.trace] == [row.accepted for row in one.trace]
+    assert all(torch.equal(tensor, two.state_dict()[name]) for name, tensor in one.state_dict().items())
+
+
+class Gathering(Classifier):
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.log("each", self(batch[0]).mean(), on_step=True, on_epoch=True, sync_dist=True)
+
+
+def test_a_collective_in_every_batch_is_refused_instead_of_hanging(tmp_path: Path) -> None:
+    record(tmp_path, [0.1])
+    arguments = {"ingredients": tmp_path, "monitor": "each", "mode": "max", "output": tmp_path / "s.ckpt"}
+    with pytest.raises(Exception, match=r"\['each'\] are gathered.*on_step=False"):
+        trainer(SoupTrainer, **TWO).cook(Gathering(), datamodule=Blobs(held_out=65), **arguments)
+    soup = trainer(SoupTrainer, **TWO).cook(Gathering(), datamodule=Blobs(held_out=64), **arguments)
+    assert soup.trace[0].samples == 64
+
+
+def test_fewer_samples_than_processes_are_refused_instead_of_hanging(tmp_path: Path) -> None:
+    record(tmp_path, [0.1])
+    with pytest.raises(Exception, match="1 samples for 2 processes") as raised:
+        trainer(SoupTrainer, **TWO).cook(Classifier(), datamodule=Blobs(held_out=1), ingredients=tmp_path)
+    assert MisconfigurationException.__name__ in str(raised.value)
+
+
+@pytest.mark.parametrize("monitor", ["val_acc", "train_loss"])
+def test_the_callback_records_once_for_all_processes(tmp_path: Path, monitor: str) -> None:
+    torch.manual_seed(0)
+    mode = "min" if monitor == "train_loss" else None
+    callback = SoupCallback(tmp_path, monitor, mode, save_top_k=2, run="ddp")
+    trainer(callbacks=[callback], max_epochs=3, **TWO).fit(Classifier(), datamodule=Blobs())
+    found = Ingredients.load(tmp_path)
+    assert {ingredient.run for ingredient in found} == {"ddp"}
+    assert len(found) <= 2
+    assert len(list((tmp_path / "initializations").iterdir())) == 1
+    assert not list(tmp_path.rglob("*.tmp"))
+    record = json.loads(found[0].path.with_suffix(".json").read_text())
+    assert (record["devices"], record["exact"]) == (2, False)
+    for ingredient in found:  # what was recorded is what one process finds, but for the sample that Lightning repeats
+        if monitor == "val_acc":
+            loaded = Classifier.load_from_checkpoint(ingredient.path)
+            (result,) = trainer().validate(loaded, datamodule=Blobs(), verbose=False)
+            assert result["val_acc"] == pytest.approx(ingredient.metrics["val_acc"], abs=1.01 / 102)
