@@ -61,7 +61,7 @@ def swept(shared: Path) -> Path:
 def test_sweep_records_an_ingredient_a_trial(swept: Path, shared: Path) -> None:
     found = Ingredients.load(swept)
     assert [ingredient.run for ingredient in found] == ["trial-000", "trial-001", "trial-002", "trial-003"]
-    assert [ingredient.hyperparameters["seed_everything"] for ingredient in found] == [3, 4, 5, 6]
+    assert [ingredient.hyperparameters["seed_everything"] for ingredient in found] == [3000, 3001, 3002, 3003]
     assert len({ingredient.hyperparameters["lr"] for ingredient in found}) == 4
     assert {ingredient.monitor for ingredient in found} == {"val_acc"}
     for number, ingredient in enumerate(found):

@@ -9,6 +9,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_soups.callback import SoupCallback
+from lightning_soups.sweep.trial import trial_seed
 
 
 class TrialConfigs:
@@ -39,11 +40,11 @@ class TrialConfigs:
         """The config of one trial: its parameters, seed, log folder and run name.
 
         Args:
-            number: The trial's number; its seed is the shared seed plus this, unless ``seed_everything`` varies.
+            number: The trial's number, which also decides its seed unless ``seed_everything`` varies.
             parameters: Values by config key.
         """
         config = self._shared.clone()
-        config.seed_everything = self.base_seed + number
+        config.seed_everything = trial_seed(self.base_seed, number)
         root = Path(config.trainer.default_root_dir or self.dirpath)
         folder = Path("trials") / f"{number:03d}"
         config.trainer.default_root_dir = str(root / folder)

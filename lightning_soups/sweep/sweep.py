@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from lightning_soups.score import Score
 from lightning_soups.sweep.space import parse_grid, parse_space
-from lightning_soups.sweep.trial import Trial, UnrunnableError
+from lightning_soups.sweep.trial import Trial, UnrunnableError, trial_seed
 
 Sampler = Literal["random", "grid", "tpe"]
 
@@ -27,7 +27,8 @@ class Sweep:
         space: Config keys and what to draw for them.
         trials: How many trials have to succeed in all; None runs a whole grid.
         sampler: ``random``, ``grid`` or ``tpe``.
-        seed: Trial number n draws with seed + n, so an interrupted sweep draws what an uninterrupted one does.
+        seed: Every trial draws with a seed made of this and its number, so an interrupted sweep draws what an
+            uninterrupted one does.
 
     Raises:
         ValueError: An argument has an impossible value, or the sweep in ``dirpath`` has another search space.
@@ -93,7 +94,7 @@ class Sweep:
         for index in range(self.remaining):
             if points:
                 self._study.enqueue_trial(points[index])
-            self._study.sampler = self._make_sampler(self._seed + len(self._trials()))
+            self._study.sampler = self._make_sampler(trial_seed(self._seed, len(self._trials())))
             trial = self._run_one(self._study.ask(self._space), fit)
             done.append(trial)
             finished(trial)

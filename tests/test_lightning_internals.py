@@ -1,0 +1,74 @@
+"""The private names of Lightning that the package relies on. A new Lightning that changes them fails here first."""
+
+import inspect
+
+import pytest
+import torch
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
+from lightning.pytorch.overrides import distributed
+from lightning.pytorch.strategies import launchers
+from lightning.pytorch.trainer.connectors import data_connector
+from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection
+from lightning.pytorch.trainer.trainer import Trainer
+from lightning.pytorch.utilities.data import _update_dataloader
+
+from lightning_soups import SoupTrainer
+from lightning_soups.evaluation.loop import KeptLoop
+from lightning_soups.logged import logged_in_epoch
+from tests.helpers import Blobs, Classifier, trainer
+
+
+def parameters(function) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+def test_the_evaluation_loop() -> None:
+    assert parameters(_EvaluationLoop.__init__)[1:] == ["trainer", "trainer_fn", "stage", "verbose", "inference_mode"]
+    assert parameters(_EvaluationLoop._evaluation_step)[1] == "batch"
+    source = inspect.getsource(_EvaluationLoop)
+    for name in ("_combined_loader", "_data_source", "_store_dataloader_outputs", "_on_evaluation_end", "setup_data"):
+        assert f"self.{name}" in source
+    assert "evaluating" in inspect.getsource(Trainer._run_stage)
+
+
+def test_the_dataloader_source() -> None:
+    assert parameters(data_connector._DataLoaderSource) == ["instance", "name"]
+    assert parameters(_update_dataloader) == ["dataloader", "sampler", "mode"]
+    assert hasattr(data_connector._DataConnector, "_requires_distributed_sampler")
+    assert issubclass(
+        distributed.UnrepeatedDistributedSampler, torch.utils.data.DistributedSampler
+    )  # so Lightning leaves it alone
+    assert issubclass(distributed.UnrepeatedDistributedSamplerWrapper, distributed.UnrepeatedDistributedSampler)
+
+
+def test_the_cli_hooks() -> None:
+    for name in ("_add_subcommands", "_add_arguments", "_run_subcommand", "_prepare_subcommand_kwargs"):
+        assert callable(getattr(LightningCLI, name))
+    source = inspect.getsource(LightningCLI)
+    for name in ("_subcommand_parsers", "_subcommand_method_arguments", "save_config_kwargs", "save_config_callback"):
+        assert f"self.{name}" in source
+    assert {"trainer_class", "args", "run", "save_config_kwargs"} <= set(parameters(LightningCLI.__init__))
+    assert launchers._MultiProcessingLauncher
+
+
+def test_the_logged_results() -> None:
+    """Values, modes, fresh or stale, as the callback and the evaluator read them."""
+    seen: dict[str, object] = {}
+
+    def job(loop: KeptLoop) -> None:
+        assert isinstance(loop.trainer._results, _ResultCollection)
+        seen["before"] = logged_in_epoch(loop.trainer)
+        seen["logged"] = loop.one_pass()
+        seen["after"] = logged_in_epoch(loop.trainer)
+        seen["callback_metrics"] = dict(loop.trainer.callback_metrics)
+        seen["cost"] = (loop.batches, loop.samples, loop.batches_in_pass)
+
+    validating = trainer(SoupTrainer)
+    validating.validate_loop = KeptLoop(validating, job)
+    validating.validate(Classifier(), datamodule=Blobs(), verbose=False)
+    assert seen["before"] == seen["after"] == {}
+    assert {name: value.mode for name, value in seen["logged"].items()} == {"val_acc": "max", "val_loss": None}
+    for name, value in seen["logged"].items():
+        assert value.value == pytest.approx(seen["callback_metrics"][name].item(), rel=1e-6)
+    assert seen["cost"] == (4, 101, 4)
