@@ -41,12 +41,10 @@ def run_seed(seed: int, trials: int, directory: Path) -> dict[str, dict[str, flo
 
 def summarize(runs: list[dict[str, dict[str, float]]]) -> dict[str, object]:
     """Means and deviations in %, and how often each soup beat the best single model."""
-    models, columns = list(runs[0]), [column for column in runs[0]["best single"]]
+    models, columns = list(runs[0]), list(runs[0]["best single"])
     values = {model: {column: [100 * run[model][column] for run in runs] for column in columns} for model in models}
     spread = {
-        model: {
-            column: [statistics.mean(of), statistics.stdev(of) if len(of) > 1 else 0.0] for column, of in row.items()
-        }
+        model: {column: [statistics.mean(of), statistics.pstdev(of)] for column, of in row.items()}
         for model, row in values.items()
     }
     against: dict[str, dict[str, object]] = {}
@@ -69,9 +67,8 @@ def markdown(summary: dict[str, object]) -> str:
     columns = list(spread["best single"])
     lines = ["| | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
     for model, row in spread.items():
-        lines.append(
-            f"| {model} | " + " | ".join(f"{mean:.1f} ± {deviation:.1f}" for mean, deviation in row.values()) + " |"
-        )
+        cells = [f"{mean:.1f} ± {deviation:.1f}" for mean, deviation in row.values()]
+        lines.append(f"| {model} | " + " | ".join(cells) + " |")
     for soup, row in against.items():
         cells = [f"{of['mean_gain']:+.2f} ({'/'.join(map(str, of['wins_ties_losses']))})" for of in row.values()]
         lines.append(f"| {soup} − best single (wins/ties/losses) | " + " | ".join(cells) + " |")
