@@ -44,7 +44,7 @@ def summarize(runs: list[dict[str, dict[str, float]]]) -> dict[str, object]:
     models, columns = list(runs[0]), list(runs[0]["best single"])
     values = {model: {column: [100 * run[model][column] for run in runs] for column in columns} for model in models}
     spread = {
-        model: {column: [statistics.mean(of), statistics.pstdev(of)] for column, of in row.items()}
+        model: {column: [statistics.mean(of), statistics.stdev(of)] for column, of in row.items()}
         for model, row in values.items()
     }
     against: dict[str, dict[str, object]] = {}
@@ -79,11 +79,13 @@ def main(seeds: int = 10, first_seed: int = 0, trials: int = 32, output: str | N
     """Run the demo on several seeds.
 
     Args:
-        seeds: How many.
+        seeds: How many, at least two.
         first_seed: The first one.
         trials: Fits in each sweep.
         output: Where to write the JSON as well.
     """
+    if seeds < 2:
+        raise SystemExit(f"A spread needs at least 2 seeds, got {seeds}.")
     sys.argv = sys.argv[:1]  # the CLI would warn about arguments that are not its own
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")

@@ -1,12 +1,10 @@
 """SoupCallback: records ingredients while runs train."""
 
-import math
 import os
 from contextlib import nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
-from uuid import uuid4
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -15,8 +13,8 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_soups import records
 from lightning_soups.files import local_directory, replacing, safe_name
-from lightning_soups.ingredients import Ingredient
 from lightning_soups.logged import Logged, logged_in_epoch
+from lightning_soups.run_folder import RunFolder, withdraw
 from lightning_soups.score import Mode, Score, validate_mode
 from lightning_soups.weights import fingerprint
 from lightning_soups.weights.reading import unsafe_types
@@ -64,23 +62,12 @@ class SoupCallback(Callback):
         self.save_top_k = save_top_k
         self.run = run
         self.save_initialization = save_initialization
-        self._run_folder: Path | None = None
+        self._folder: RunFolder | None = None
         self._initialization: str | None = None
         self._loaded_state: dict[str, Any] | None = None
-        self._recorded: list[tuple[Score, Path]] = []
         self._seen: Literal["nowhere", "validation", "training"] = "nowhere"
         self._validated = False
         self._dry_run = False
-
-    @property
-    def run_name(self) -> str | None:
-        """The folder name of the run being recorded; None before ``fit`` has started."""
-        return None if self._run_folder is None else self._run_folder.name
-
-    @property
-    def best_score(self) -> Score | None:
-        """The best recorded score of the run; None while nothing is recorded."""
-        return max((score for score, _ in self._recorded), default=None)
 
     @property
     def state_key(self) -> str:
@@ -89,7 +76,8 @@ class SoupCallback(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed fit needs to go on recording the same run."""
-        return {"run": self.run_name, "initialization": self._initialization}
+        run = None if self._folder is None else self._folder.path.name
+        return {"run": run, "initialization": self._initialization}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember the run that a training checkpoint belongs to, in case a fit resumes from it."""
@@ -100,16 +88,17 @@ class SoupCallback(Callback):
         self._dry_run = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]  # Trainer sets it dynamically
         if self._dry_run:
             return
-        self._seen, self._validated, self._recorded = "nowhere", False, []
+        self._seen, self._validated = "nowhere", False
         loaded, self._loaded_state = self._loaded_state, None
         resumes = trainer.ckpt_path is not None
+        runs = self.dirpath / "runs"
         if resumes and loaded is not None and loaded["run"] is not None:
-            self._run_folder = self._runs / safe_name(loaded["run"])
+            self._folder = RunFolder(runs / safe_name(loaded["run"]), self.monitor, self.save_top_k)
             self._initialization = loaded["initialization"]
-            self._recorded = _recorded_earlier(self._run_folder, self.monitor)
             return
-        own_claim = self._claim_run_folder() if trainer.is_global_zero else None
-        self._run_folder = trainer.strategy.broadcast(own_claim)
+        name = self.run or RunFolder.unique_name(f"{datetime.now():%Y%m%d-%H%M%S}")
+        own_claim = RunFolder.claim(runs, name) if trainer.is_global_zero else runs
+        self._folder = RunFolder(trainer.strategy.broadcast(own_claim), self.monitor, self.save_top_k)
         if resumes:  # from a fit that was not recorded here: nobody knows where it started
             self._initialization = None
             return
@@ -140,29 +129,12 @@ class SoupCallback(Callback):
         if self._dry_run:
             return
         self._check_that_monitor_was_logged(trainer)
-        if not self._recorded:
+        assert self._folder is not None
+        if not len(self._folder):
             rank_zero_warn(
-                f"SoupCallback recorded nothing for run {self.run_name!r}: {self.monitor!r} was never a finite number."
+                f"SoupCallback recorded nothing for run {self._folder.path.name!r}: {self.monitor!r} was never a finite"
+                " number."
             )
-
-    @property
-    def _runs(self) -> Path:
-        return self.dirpath / "runs"
-
-    def _claim_run_folder(self) -> Path:
-        """Creating a folder is atomic, so two runs never share one, also over NFS."""
-        wanted = safe_name(self.run or f"{datetime.now():%Y%m%d-%H%M%S}-{uuid4().hex[:6]}")
-        self._runs.mkdir(parents=True, exist_ok=True)
-        name, number = wanted, 1
-        while True:
-            try:
-                folder = self._runs / name
-                folder.mkdir()
-            except FileExistsError:
-                number += 1
-                name = f"{wanted}-{number}"
-            else:
-                return folder
 
     def _consider(self, trainer: Trainer, pl_module: LightningModule, loop: Literal["validation", "training"]) -> None:
         logged = logged_in_epoch(trainer)
@@ -171,14 +143,18 @@ class SoupCallback(Callback):
         self._seen = loop
         metrics = _every_metric(trainer, logged)
         score = Score(logged[self.monitor].value, self._resolve_mode(logged[self.monitor]))
-        if not trainer.strategy.broadcast(self._is_wanted(score)):
+        assert self._folder is not None
+        if not trainer.strategy.broadcast(self._folder.wants(score)):
             return
-        path = self._checkpoint_path(trainer)
+        path = self._folder.checkpoint_path(trainer.current_epoch, trainer.global_step)
+        if trainer.is_global_zero:
+            withdraw(path)  # a resumed run may come by here again
         _save_checkpoint(trainer, path)
+        surplus = self._folder.keep(path, score)
         if trainer.is_global_zero:
             self._write_record(trainer, pl_module, path, score, metrics)
-        self._recorded = [entry for entry in self._recorded if entry[1] != path] + [(score, path)]
-        self._forget_surplus(trainer)
+            for checkpoint in surplus:
+                withdraw(checkpoint)
 
     def _resolve_mode(self, logged: Logged) -> Mode:
         mode = self.mode or logged.mode
@@ -188,16 +164,6 @@ class SoupCallback(Callback):
                 " number. Pass mode='max' or mode='min', or log a torchmetrics.Metric."
             )
         return mode
-
-    def _is_wanted(self, score: Score) -> bool:
-        if not math.isfinite(score.value):
-            return False
-        full = self.save_top_k != -1 and len(self._recorded) >= self.save_top_k
-        return not full or score > min(recorded for recorded, _ in self._recorded)
-
-    def _checkpoint_path(self, trainer: Trainer) -> Path:
-        assert self._run_folder is not None
-        return self._run_folder / f"epoch={trainer.current_epoch:03d}-step={trainer.global_step:06d}.ckpt"
 
     def _write_record(
         self, trainer: Trainer, pl_module: LightningModule, path: Path, score: Score, metrics: dict[str, float]
@@ -212,7 +178,7 @@ class SoupCallback(Callback):
             path.with_suffix(records.SUFFIX),
             {
                 "checkpoint": path.name,
-                "run": self.run_name,
+                "run": path.parent.name,
                 "monitor": self.monitor,
                 "mode": score.mode,
                 "metrics": metrics,
@@ -225,14 +191,6 @@ class SoupCallback(Callback):
                 "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             },
         )
-
-    def _forget_surplus(self, trainer: Trainer) -> None:
-        while self.save_top_k != -1 and len(self._recorded) > self.save_top_k:
-            worst = min(self._recorded, key=lambda entry: entry[0])
-            self._recorded.remove(worst)
-            if trainer.is_global_zero:  # the record goes first: a record must never point to a missing checkpoint
-                worst[1].with_suffix(records.SUFFIX).unlink(missing_ok=True)
-                worst[1].unlink(missing_ok=True)
 
     def _check_that_monitor_was_logged(self, trainer: Trainer) -> None:
         if self._seen != "nowhere":
@@ -252,12 +210,6 @@ def _save_checkpoint(trainer: Trainer, path: Path) -> None:
         temporary = trainer.strategy.broadcast(own)
         trainer.save_checkpoint(temporary, weights_only=True)
     trainer.strategy.barrier("SoupCallback")
-
-
-def _recorded_earlier(folder: Path, monitor: str) -> list[tuple[Score, Path]]:
-    """What a resumed run has on disk, from before or after the point that it resumes from."""
-    found = [Ingredient.from_record(path) for path in sorted(folder.glob(f"*{records.SUFFIX}"))]
-    return [(one.score, one.path) for one in found if one.monitor == monitor and one.score is not None]
 
 
 def _every_metric(trainer: Trainer, logged: dict[str, Logged]) -> dict[str, float]:

@@ -193,6 +193,19 @@ def test_a_resumed_fit_goes_on_with_its_run(tmp_path: Path) -> None:
     assert len(list((tmp_path / "soup" / "initializations").iterdir())) == 1
 
 
+def test_a_resumed_fit_that_comes_by_the_same_epoch_again_replaces_its_record(tmp_path: Path) -> None:
+    """The crash came after epoch 1 was recorded; the checkpoint to resume from is of epoch 0."""
+    full = ModelCheckpoint(tmp_path / "full", every_n_epochs=1, save_top_k=-1, filename="{epoch}")
+    callbacks = [SoupCallback(tmp_path / "soup", "scripted", "max", -1), full]
+    fit(callbacks, Scripted([0.1, 0.9]), enable_checkpointing=True, max_epochs=2)
+    resumed = SoupCallback(tmp_path / "soup", "scripted", "max", -1)
+    again = fit(resumed, Scripted([0.1, 0.3], lr=0.5), ckpt_path=tmp_path / "full" / "epoch=0.ckpt", max_epochs=2)
+    first, second = Ingredients.load(tmp_path / "soup")
+    assert (first.metrics["scripted"], second.metrics["scripted"]) == pytest.approx((0.1, 0.3))
+    saved = read_checkpoint(second.path)["state_dict"]
+    assert all(torch.equal(saved[name], tensor) for name, tensor in again.lightning_module.state_dict().items())
+
+
 def test_resuming_into_another_directory_starts_a_run_of_unknown_initialization(tmp_path: Path) -> None:
     fit(SoupCallback(tmp_path / "a", "val_acc")).save_checkpoint(tmp_path / "full.ckpt")
     fit(SoupCallback(tmp_path / "b", "val_acc"), ckpt_path=tmp_path / "full.ckpt", max_epochs=3)

@@ -1,0 +1,82 @@
+"""The folder of one run: its best checkpoints, each with its record."""
+
+import math
+from pathlib import Path
+from uuid import uuid4
+
+from lightning_soups import records
+from lightning_soups.files import safe_name
+from lightning_soups.ingredients import Ingredient
+from lightning_soups.score import Score
+
+
+class RunFolder:
+    """Keeps at most ``top_k`` checkpoints of a run, the best ones; knows those that are there already.
+
+    Args:
+        path: The run's folder, which need not exist yet.
+        monitor: The metric that ranks checkpoints.
+        top_k: How many to keep; -1 keeps all.
+    """
+
+    def __init__(self, path: Path, monitor: str, top_k: int) -> None:
+        self.path = path
+        self._top_k = top_k
+        found = [Ingredient.from_record(record) for record in sorted(path.glob(f"*{records.SUFFIX}"))]
+        self._kept = {one.path: one.score for one in found if one.monitor == monitor and one.score is not None}
+
+    @staticmethod
+    def claim(runs: Path, name: str) -> Path:
+        """Create a folder for a run; a name that is taken gets a number.
+
+        Creating a folder is atomic, so two runs never share one, also over NFS.
+        """
+        runs.mkdir(parents=True, exist_ok=True)
+        wanted, number = safe_name(name), 1
+        while True:
+            folder = runs / (wanted if number == 1 else f"{wanted}-{number}")
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                number += 1
+            else:
+                return folder
+
+    @staticmethod
+    def unique_name(now: str) -> str:
+        """A run name that no other process, on whatever machine, will choose."""
+        return f"{now}-{uuid4().hex[:6]}"
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def wants(self, score: Score) -> bool:
+        """Whether a checkpoint with this score belongs to the best; an equal score does not replace an earlier one."""
+        if not math.isfinite(score.value):
+            return False
+        full = self._top_k != -1 and len(self._kept) >= self._top_k
+        return not full or score > min(self._kept.values())
+
+    def checkpoint_path(self, epoch: int, step: int) -> Path:
+        """Where the checkpoint of this moment goes."""
+        return self.path / f"epoch={epoch:03d}-step={step:06d}.ckpt"
+
+    def keep(self, path: Path, score: Score) -> list[Path]:
+        """Note a new checkpoint.
+
+        Returns:
+            Those that it drives out, which :func:`withdraw` deletes.
+        """
+        self._kept[path] = score
+        surplus: list[Path] = []
+        while self._top_k != -1 and len(self._kept) > self._top_k:
+            worst = min(self._kept, key=self._kept.__getitem__)
+            del self._kept[worst]
+            surplus.append(worst)
+        return surplus
+
+
+def withdraw(checkpoint: Path) -> None:
+    """Delete a checkpoint and its record, the record first: it must never describe what is not there."""
+    checkpoint.with_suffix(records.SUFFIX).unlink(missing_ok=True)
+    checkpoint.unlink(missing_ok=True)
