@@ -4,10 +4,10 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
-from rich.console import Console
 from rich.markup import escape
 
 from lightning_soups import records
@@ -16,7 +16,7 @@ from lightning_soups.ingredients import Ingredient, Ingredients
 from lightning_soups.score import Score
 from lightning_soups.sweep.config import TrialConfigs
 from lightning_soups.sweep.trial import Trial
-from lightning_soups.tables import best_first, ingredients_table, make_console, show_score
+from lightning_soups.tables import best_first, ingredients_table, make_console, show_score, show_value
 
 if TYPE_CHECKING:
     from lightning_soups.sweep.sweep import Sweep
@@ -77,21 +77,27 @@ def _run(
     configs.check(parser, sweep.examples())
     ingredients_directory = local_directory(configs.ingredients, "dirpath")
     console = make_console()
+    say = partial(console.print, soft_wrap=True)
 
     def fit(number: int, parameters: dict[str, Any]) -> Score | None:
         before = set(records.find_records(ingredients_directory))
         fit_once(configs.make(number, parameters))
         # read from disk: with a spawning strategy the callback that recorded them has gone with its process
         new = set(records.find_records(ingredients_directory)) - before
-        scores = [Ingredient.from_record(path).score for path in new]
+        own = [path for path in new if path.parent.name.startswith(configs.run_name(number))]
+        scores = [Ingredient.from_record(path).score for path in own]
         return max((score for score in scores if score is not None), default=None)
 
-    console.print(
+    say(
         f"Sweep in {configs.dirpath!r}: {sweep.succeeded} trials have succeeded, {sweep.remaining} to run"
         f" (sampler {options.sampler}, base seed {configs.base_seed})."
     )
-    trials = sweep.run(fit, lambda trial: console.print(_line(trial)))
-    _summarize(console, trials, sweep.succeeded, ingredients_directory)
+    trials = sweep.run(fit, lambda trial: say(_line(trial)))
+    _report_failures(say, trials)
+    if not sweep.succeeded:
+        raise SystemExit("No trial has succeeded, so there is nothing to cook with.")
+    found = best_first(Ingredients.load(ingredients_directory))
+    console.print(ingredients_table(found, f"{len(found)} ingredients in {ingredients_directory}, best first"))
 
 
 def _open_sweep(configs: TrialConfigs, options: SweepOptions) -> "Sweep":
@@ -110,24 +116,18 @@ def _line(trial: Trial) -> str:
     outcome = f"[red]{escape(trial.error or '')}[/red]"
     if trial.score is not None:
         outcome = f"[green]{show_score(trial.score.value)}[/green]"
-    values = [(key.rpartition(".")[2], value) for key, value in trial.parameters.items()]
-    shown = ", ".join(
-        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in values
-    )
+    shown = ", ".join(f"{key.rpartition('.')[2]} {show_value(value)}" for key, value in trial.parameters.items())
     return f"trial {trial.number:03d}  {outcome}  {escape(shown)}  ({trial.seconds:.1f} s)"
 
 
-def _summarize(console: Console, trials: Sequence[Trial], succeeded: int, directory: Any) -> None:
+def _report_failures(say: Callable[[str], None], trials: Sequence[Trial]) -> None:
     failed = [trial for trial in trials if trial.error is not None]
-    if failed:
-        console.print(f"[red]{len(failed)} of {len(trials)} trials failed[/red] and left no ingredient:")
-        for trial in failed:
-            console.print(f"  trial {trial.number:03d}: {escape(trial.error or '')}")
-        console.print("The same command run again tries to make up for them.")
-    if not succeeded:
-        raise SystemExit("No trial has succeeded, so there is nothing to cook with.")
-    ingredients = best_first(Ingredients.load(directory))
-    console.print(ingredients_table(ingredients, f"{len(ingredients)} ingredients in {directory}, best first"))
+    if not failed:
+        return
+    say(f"[red]{len(failed)} of {len(trials)} trials failed[/red] and left no ingredient:")
+    for trial in failed:
+        say(f"  trial {trial.number:03d}: {escape(trial.error or '')}")
+    say("The same command run again tries to make up for them.")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_soups.callback import SoupCallback
+from lightning_soups.files import safe_name
 from lightning_soups.sweep.trial import trial_seed
 
 
@@ -35,6 +36,8 @@ class TrialConfigs:
         self.ingredients = str(callback.init_args.dirpath)
         self.dirpath = dirpath or self.ingredients
         self.base_seed = int(self._shared.seed_everything)
+        own_name = callback.init_args.get("run")
+        self._prefix = "trial-" if own_name is None else f"{safe_name(own_name)}-"
 
     def make(self, number: int, parameters: Mapping[str, Any]) -> Namespace:
         """The config of one trial: its parameters, seed, log folder and run name.
@@ -53,10 +56,14 @@ class TrialConfigs:
                 logger.init_args.save_dir = str(Path(logger.init_args.save_dir) / folder)
         callback = _find_callback(config)
         assert callback is not None
-        callback.init_args.run = callback.init_args.get("run") or f"trial-{number:03d}"
+        callback.init_args.run = self.run_name(number)
         for key, value in parameters.items():
             config[key] = value
         return config
+
+    def run_name(self, number: int) -> str:
+        """What a trial's run is called; the callback adds a number if the name is taken."""
+        return f"{self._prefix}{number:03d}"
 
     def check(self, parser: ArgumentParser, examples: Mapping[str, Any]) -> None:
         """Make sure that every key of the space is one that the config has, before the first trial.
