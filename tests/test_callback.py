@@ -206,6 +206,22 @@ def test_a_resumed_fit_that_comes_by_the_same_epoch_again_replaces_its_record(tm
     assert all(torch.equal(saved[name], tensor) for name, tensor in again.lightning_module.state_dict().items())
 
 
+def test_a_record_never_describes_a_checkpoint_that_is_being_replaced(tmp_path: Path, monkeypatch) -> None:
+    full = ModelCheckpoint(tmp_path / "full", every_n_epochs=1, save_top_k=-1, filename="{epoch}")
+    callbacks = [SoupCallback(tmp_path / "soup", "scripted", "max", -1), full]
+    fit(callbacks, Scripted([0.1, 0.9]), enable_checkpointing=True, max_epochs=2)
+    assert len(Ingredients.load(tmp_path / "soup")) == 2
+
+    def crash(*_: object) -> None:
+        raise RuntimeError("killed between checkpoint and record")
+
+    monkeypatch.setattr("lightning_soups.records.write_record", crash)
+    resumed = SoupCallback(tmp_path / "soup", "scripted", "max", -1)
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(resumed, Scripted([0.1, 0.3], lr=0.5), ckpt_path=tmp_path / "full" / "epoch=0.ckpt", max_epochs=2)
+    assert [ingredient.epoch for ingredient in Ingredients.load(tmp_path / "soup")] == [0]
+
+
 def test_resuming_into_another_directory_starts_a_run_of_unknown_initialization(tmp_path: Path) -> None:
     fit(SoupCallback(tmp_path / "a", "val_acc")).save_checkpoint(tmp_path / "full.ckpt")
     fit(SoupCallback(tmp_path / "b", "val_acc"), ckpt_path=tmp_path / "full.ckpt", max_epochs=3)

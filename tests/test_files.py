@@ -23,6 +23,15 @@ def test_a_file_is_complete_or_absent(tmp_path: Path) -> None:
     assert path.read_text() == '{\n  "a": 1\n}\n'
 
 
+def test_a_reader_keeps_the_version_it_opened(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, [1])
+    with path.open() as reader:
+        write_json(path, [2])
+        assert reader.read() == "[\n  1\n]\n"
+    assert path.read_text() == "[\n  2\n]\n"
+
+
 def test_a_temporary_file_is_no_record_and_no_checkpoint(tmp_path: Path) -> None:
     with replacing(tmp_path / "a.ckpt") as temporary:
         assert temporary.parent == tmp_path

@@ -35,6 +35,25 @@ def unchanged(module: LightningModule) -> Iterator[None]:
             submodule.training = modes.get(name, submodule.training)
 
 
+class UnsavedBuffers:
+    """Keeps one question from leaking into the next through buffers that no checkpoint holds.
+
+    Args:
+        module: The module that is evaluated, set up on its device.
+    """
+
+    def __init__(self, module: LightningModule) -> None:
+        saved = module.state_dict().keys()
+        self._values = {name: buffer.clone() for name, buffer in module.named_buffers() if name not in saved}
+
+    def restore(self, module: LightningModule) -> None:
+        """Set them back, and make every buffer one that a checkpoint can be loaded into."""
+        for name, buffer in list(module.named_buffers()):
+            value = self._values.get(name, buffer)
+            if value is not buffer or buffer.is_inference():
+                _restore(module, name, buffer, buffer.device, value.clone())
+
+
 def _restore(module: LightningModule, name: str, tensor: Tensor, device: torch.device, value: Tensor) -> None:
     if tensor.is_inference():  # a buffer that validation_step assigned anew; such a tensor cannot be written to
         owner, _, leaf = name.rpartition(".")

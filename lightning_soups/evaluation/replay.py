@@ -8,6 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lightning_soups.evaluation.evaluator import Evaluator
 from lightning_soups.evaluation.loop import KeptLoop
+from lightning_soups.evaluation.module_state import UnsavedBuffers
 from lightning_soups.evaluation.progress import RecipeProgress
 from lightning_soups.ingredients import Ingredient, Ingredients
 from lightning_soups.mixing import Mixer
@@ -36,6 +37,7 @@ class ReplayEvaluator(Evaluator):
         self._monitor = monitor
         self._mode = mode
         self._mixer = Mixer()
+        self._unsaved = UnsavedBuffers(loop.trainer.lightning_module)
         self._answers: dict[Mixture, tuple[Score, dict[str, float]]] = {}
 
     def score(self, mixture: Mixture, beat: Score | None = None) -> Score:
@@ -65,6 +67,7 @@ class ReplayEvaluator(Evaluator):
         return self._answers[mixture]
 
     def _evaluate(self, mixture: Mixture) -> tuple[Score, dict[str, float]]:
+        self._unsaved.restore(self._loop.trainer.lightning_module)
         _write_into_module(self._loop.trainer, self._mixer, mixture)
         logged = self._loop.one_pass()
         if self._monitor not in logged:
