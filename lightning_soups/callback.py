@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
@@ -107,7 +108,7 @@ class SoupCallback(Callback):
         if self.save_initialization:
             path = self.dirpath / "initializations" / f"{self._initialization}.ckpt"
             if not trainer.strategy.broadcast(path.exists()):
-                _save_checkpoint(trainer, path)
+                _save_checkpoint(trainer, _dump_checkpoint(trainer), path)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Consider the weights that were just validated."""
@@ -149,12 +150,14 @@ class SoupCallback(Callback):
         path = self._folder.checkpoint_path(trainer.current_epoch, trainer.global_step)
         if trainer.is_global_zero:
             withdraw(path)  # a resumed run may come by here again
-        _save_checkpoint(trainer, path)
+        checkpoint = _dump_checkpoint(trainer)
+        _put_averaged_weights(trainer, checkpoint)
+        _save_checkpoint(trainer, checkpoint, path)
         surplus = self._folder.keep(path, score)
         if trainer.is_global_zero:
             self._write_record(trainer, pl_module, path, score, metrics)
-            for checkpoint in surplus:
-                withdraw(checkpoint)
+            for worse in surplus:
+                withdraw(worse)
 
     def _resolve_mode(self, logged: Logged) -> Mode:
         mode = self.mode or logged.mode
@@ -204,12 +207,27 @@ class SoupCallback(Callback):
         )
 
 
-def _save_checkpoint(trainer: Trainer, path: Path) -> None:
-    """Write a weights-only Lightning checkpoint atomically. Every process must call this."""
+def _dump_checkpoint(trainer: Trainer) -> dict[str, Any]:
+    """What ``trainer.save_checkpoint(weights_only=True)`` would write. Every process must call this."""
+    checkpoint: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
+    return checkpoint
+
+
+def _put_averaged_weights(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Under ``WeightAveraging`` the averaged weights were validated; Lightning's weights-only checkpoints lack them."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Trainer sets it dynamically
+        if isinstance(callback, WeightAveraging):
+            callback.on_save_checkpoint(trainer, trainer.lightning_module, checkpoint)
+    for key in ("current_model_state", "averaging_state"):
+        checkpoint.pop(key, None)
+
+
+def _save_checkpoint(trainer: Trainer, checkpoint: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint atomically. Every process must call this."""
     with replacing(path) if trainer.is_global_zero else nullcontext(path) as own:
         temporary = trainer.strategy.broadcast(own)
-        trainer.save_checkpoint(temporary, weights_only=True)
-    trainer.strategy.barrier("SoupCallback")
+        trainer.strategy.save_checkpoint(checkpoint, temporary)
+        trainer.strategy.barrier("SoupCallback")  # before the file is moved: several processes may write it
 
 
 def _every_metric(trainer: Trainer, logged: dict[str, Logged]) -> dict[str, float]:

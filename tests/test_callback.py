@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import seed_everything
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
@@ -161,6 +161,26 @@ def test_it_gets_along_with_other_callbacks_and_loggers(tmp_path: Path) -> None:
     assert ingredient.metrics["val_acc"] == pytest.approx(checkpoint.best_model_score.item())
     assert fitted.test(datamodule=Blobs(), ckpt_path="best", verbose=False)
     assert len(list((tmp_path / "mc").glob("*.ckpt"))) == 2
+
+
+def test_under_weight_averaging_the_averaged_weights_are_recorded(tmp_path: Path) -> None:
+    """They are the ones that were validated, and Lightning leaves them out of weights-only checkpoints."""
+
+    class Pretrained(Classifier):
+        def setup(self, stage: str) -> None:
+            torch.nn.init.constant_(self.net[0].weight, 0.25)
+
+    averaging = EMAWeightAveraging(decay=0.5, update_every_n_steps=1)
+    fit([averaging, SoupCallback(tmp_path, "val_loss", "min")], Pretrained(lr=0.5), max_epochs=3)
+    (ingredient,) = Ingredients.load(tmp_path)
+    initialization = read_checkpoint(tmp_path / "initializations" / f"{ingredient.initialization}.ckpt")["state_dict"]
+    assert (initialization["net.0.weight"] == 0.25).all()  # the averaging callback copied the module before its setup
+    assert fingerprint(initialization) == ingredient.initialization
+    checkpoint = read_checkpoint(ingredient.path)
+    assert not {"current_model_state", "averaging_state"} & set(checkpoint)
+    loaded = Classifier.load_from_checkpoint(ingredient.path)
+    (result,) = trainer().validate(loaded, datamodule=Blobs(), verbose=False)
+    assert result["val_loss"] == pytest.approx(ingredient.metrics["val_loss"], rel=1e-6)
 
 
 def test_lightnings_default_checkpoint_is_not_taken_away(tmp_path: Path) -> None:

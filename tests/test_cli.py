@@ -225,9 +225,9 @@ def test_each_trial_has_a_log_folder_of_its_own(shared: Path, tmp_path: Path) ->
     ("options", "message"),
     [
         ({"monitor": None}, "pass `dirpath` and `monitor`"),
-        ({"space": {"model.init_args.lrr": {"uniform": [0, 1]}}}, "varies 'model.init_args.lrr'"),
-        ({"space": {"trainer.max_epoch": {"integer": [1, 2]}}}, "varies 'trainer.max_epoch'"),
-        ({"space": {"model.init_args.lr": {"categorical": ["high"]}}}, "varies 'model.init_args.lr'"),
+        ({"space": {"model.init_args.lrr": {"uniform": [0, 1]}}}, "`space` gives 'model.init_args.lrr' the value 0.0"),
+        ({"space": {"trainer.max_epoch": {"integer": [1, 2]}}}, "`space` gives 'trainer.max_epoch' the value 1"),
+        ({"space": {"model.init_args.lr": {"categorical": [0.1, "high"]}}}, "'model.init_args.lr' the value 'high'"),
         ({"space": {"lr": {"normal": [0, 1]}}}, "'normal'"),
     ],
 )

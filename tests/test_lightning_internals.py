@@ -7,8 +7,9 @@ import torch
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
 from lightning.pytorch.overrides import distributed
-from lightning.pytorch.strategies import launchers
+from lightning.pytorch.strategies import Strategy, launchers
 from lightning.pytorch.trainer.connectors import data_connector
+from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection
 from lightning.pytorch.trainer.trainer import Trainer
 from lightning.pytorch.utilities.data import _update_dataloader
@@ -40,6 +41,11 @@ def test_the_dataloader_source() -> None:
         distributed.UnrepeatedDistributedSampler, torch.utils.data.DistributedSampler
     )  # so Lightning leaves it alone
     assert issubclass(distributed.UnrepeatedDistributedSamplerWrapper, distributed.UnrepeatedDistributedSampler)
+
+
+def test_weights_only_checkpoints_can_be_dumped_and_saved() -> None:
+    assert parameters(_CheckpointConnector.dump_checkpoint)[1:] == ["weights_only"]
+    assert parameters(Strategy.save_checkpoint)[1:3] == ["checkpoint", "filepath"]
 
 
 def test_the_cli_hooks() -> None:

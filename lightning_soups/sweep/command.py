@@ -74,7 +74,7 @@ def _run(
 ) -> None:
     configs = TrialConfigs(shared, options.dirpath, options.monitor, options.mode)
     sweep = _open_sweep(configs, options)
-    configs.check(parser, sweep.examples())
+    configs.check(parser, sweep.extreme_values)
     ingredients_directory = local_directory(configs.ingredients, "dirpath")
     console = make_console()
     say = partial(console.print, soft_wrap=True)

@@ -52,8 +52,9 @@ class TrialConfigs:
         folder = Path("trials") / f"{number:03d}"
         config.trainer.default_root_dir = str(root / folder)
         for logger in _entries(config.trainer.logger):
-            if logger.init_args.get("save_dir") is not None:
-                logger.init_args.save_dir = str(Path(logger.init_args.save_dir) / folder)
+            arguments = logger.get("init_args")
+            if arguments is not None and arguments.get("save_dir") is not None:
+                arguments.save_dir = str(Path(arguments.save_dir) / folder)
         callback = _find_callback(config)
         assert callback is not None
         callback.init_args.run = self.run_name(number)
@@ -65,21 +66,22 @@ class TrialConfigs:
         """What a trial's run is called; the callback adds a number if the name is taken."""
         return f"{self._prefix}{number:03d}"
 
-    def check(self, parser: ArgumentParser, examples: Mapping[str, Any]) -> None:
-        """Make sure that every key of the space is one that the config has, before the first trial.
+    def check(self, parser: ArgumentParser, values: Mapping[str, list[Any]]) -> None:
+        """Make sure that the config has every key of the space and accepts its values, before the first trial.
 
         Args:
-            parser: Parses configs of the same keys.
-            examples: A value for every key.
+            parser: Parses configs of the same keys; must raise instead of exiting.
+            values: For every key, what it has to accept.
 
         Raises:
-            ValueError: A key or its value is not accepted; the message names the key.
+            ValueError: A key or a value is not accepted; the message names both.
         """
-        for key, value in examples.items():
-            try:
-                parser.parse_object(self.make(0, {key: value}))
-            except (ArgumentError, TypeError, KeyError) as error:
-                raise ValueError(f"`space` varies {key!r}, which the config does not accept: {error}") from error
+        for key, choices in values.items():
+            for value in choices:
+                try:
+                    parser.parse_object(self.make(0, {key: value}))
+                except (ArgumentError, TypeError, KeyError) as error:
+                    raise ValueError(f"`space` gives {key!r} the value {value!r}: {error}") from error
 
 
 def _entries(value: Any) -> list[Namespace]:

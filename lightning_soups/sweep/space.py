@@ -37,6 +37,16 @@ def parse_space(space: Mapping[str, Any]) -> dict[str, BaseDistribution]:
     return {key: _parse(key, entry) for key, entry in space.items()}
 
 
+def extreme_values(space: Mapping[str, BaseDistribution]) -> dict[str, list[Any]]:
+    """List, for every key, what a config has to accept: all choices, or both ends of a range."""
+    return {
+        key: list(distribution.choices)
+        if isinstance(distribution, CategoricalDistribution)
+        else [distribution.low, distribution.high]  # type: ignore[attr-defined]  # floats and integers have both
+        for key, distribution in space.items()
+    }
+
+
 def parse_grid(space: Mapping[str, BaseDistribution]) -> dict[str, list[Any]]:
     """List the values of every key, for a grid.
 

@@ -11,7 +11,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
 from lightning_soups.score import Score
-from lightning_soups.sweep.space import parse_grid, parse_space
+from lightning_soups.sweep.space import extreme_values, parse_grid, parse_space
 from lightning_soups.sweep.trial import Trial, UnrunnableError, trial_seed
 
 Sampler = Literal["random", "grid", "tpe"]
@@ -30,6 +30,9 @@ class Sweep:
         seed: Every trial draws with a seed made of this and its number, so an interrupted sweep draws what an
             uninterrupted one does.
 
+    Attributes:
+        extreme_values: What a config has to accept for every key.
+
     Raises:
         ValueError: An argument has an impossible value, or the sweep in ``dirpath`` has another search space.
     """
@@ -40,6 +43,7 @@ class Sweep:
         if sampler not in get_args(Sampler):
             raise ValueError(f"`sampler` must be one of {get_args(Sampler)}, got {sampler!r}.")
         self._space = parse_space(space)
+        self.extreme_values = extreme_values(self._space)
         self._grid = parse_grid(self._space) if sampler == "grid" else {}
         if trials is None and sampler != "grid":
             raise ValueError(f"`trials` is required with sampler {sampler!r}: say how many fits to run.")
@@ -69,11 +73,6 @@ class Sweep:
         missing = [] if self._requested is None else [max(0, self._requested - self.succeeded)]
         unvisited = [len(self._unvisited())] if self._sampler == "grid" else []
         return min(missing + unvisited)
-
-    def examples(self) -> dict[str, Any]:
-        """A legal value for every key of the space."""
-        study = optuna.create_study(sampler=RandomSampler(self._seed))  # in memory: draws without a trace
-        return study.ask(self._space).params
 
     def run(self, fit: Callable[[int, dict[str, Any]], Score | None], finished: Callable[[Trial], None]) -> list[Trial]:
         """Run the trials that are missing. One that fails is noted and the rest go on.
