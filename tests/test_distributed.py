@@ -8,6 +8,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_soups import Ingredients, SoupCallback, SoupTrainer
 from tests.helpers import Blobs, Classifier, record, trainer
@@ -58,6 +59,20 @@ def test_a_collective_in_every_batch_is_refused_instead_of_hanging(tmp_path: Pat
         trainer(SoupTrainer, **TWO).cook(Gathering(), datamodule=Blobs(held_out=65), **arguments)
     soup = trainer(SoupTrainer, **TWO).cook(Gathering(), datamodule=Blobs(held_out=64), **arguments)
     assert soup.trace[0].samples == 64
+
+
+class Alone(Classifier):
+    """Its metric does not gather, so every process has a score of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.val_acc = MulticlassAccuracy(3, average="micro", sync_on_compute=False)
+
+
+def test_processes_agree_even_when_their_scores_do_not(tmp_path: Path) -> None:
+    record(tmp_path, [0.1, 0.3, 0.6, 0.2])
+    soup = trainer(SoupTrainer, **TWO).cook(Alone(), datamodule=Blobs(), ingredients=tmp_path)
+    assert soup.score >= max(row.score for row in soup.trace if len(row.mixture) == 1)
 
 
 def test_fewer_samples_than_processes_are_refused_instead_of_hanging(tmp_path: Path) -> None:

@@ -81,8 +81,9 @@ class ReplayEvaluator(Evaluator):
                 f"Whether a larger {self._monitor!r} is better is not known: it was logged as a plain number. Pass"
                 " mode='max' or mode='min', or log a torchmetrics.Metric."
             )
-        score = Score(logged[self._monitor].value, self._mode)
-        return score, {name: value.value for name, value in logged.items()}
+        # a metric may be told not to gather; ranks that decided differently would wait for each other forever
+        value = self._loop.trainer.strategy.broadcast(logged[self._monitor].value)
+        return Score(value, self._mode), {name: value.value for name, value in logged.items()}
 
     def _cost(self) -> tuple[int, int]:
         strategy = self._loop.trainer.strategy
