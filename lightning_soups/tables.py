@@ -48,8 +48,13 @@ def ingredients_table(ingredients: Sequence[Ingredient], title: str) -> Table:
 
 
 def best_first(ingredients: Ingredients) -> list[Ingredient]:
-    """Sort by recorded score; ingredients without a record keep their order at the end."""
+    """Sort by recorded score; ingredients without a record keep their order at the end.
+
+    Scores of different metrics cannot be compared: then all keep their order.
+    """
     recorded = [ingredient for ingredient in ingredients if ingredient.score is not None]
+    if len({(ingredient.monitor, ingredient.mode) for ingredient in recorded}) > 1:
+        return list(ingredients)
     others = [ingredient for ingredient in ingredients if ingredient.score is None]
     return [*sorted(recorded, key=_recorded_score, reverse=True), *others]
 

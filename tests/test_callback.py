@@ -1,5 +1,7 @@
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -273,6 +275,25 @@ def test_a_run_name_that_is_taken_gets_a_number(tmp_path: Path) -> None:
     for _ in range(3):
         fit(SoupCallback(tmp_path, "val_acc", run="lr/0.1"))
     assert [ingredient.run for ingredient in Ingredients.load(tmp_path)] == ["lr_0.1", "lr_0.1-2", "lr_0.1-3"]
+
+
+def test_processes_that_record_into_one_directory_at_once(tmp_path: Path) -> None:
+    """All want the same run name and start from the same weights."""
+    script = (
+        "import sys, torch; from tests.helpers import *; torch.manual_seed(0); module = Classifier();"
+        " callback = SoupCallback(sys.argv[1], 'val_acc', run='same', save_top_k=-1);"
+        " trainer(callbacks=[callback], max_epochs=20).fit(module, datamodule=Blobs())"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    root = Path(__file__).parents[1]
+    processes = [subprocess.Popen(command, cwd=root, stderr=subprocess.DEVNULL) for _ in range(4)]
+    assert [process.wait(timeout=120) for process in processes] == [0] * 4
+    found = Ingredients.load(tmp_path)
+    assert sorted({ingredient.run for ingredient in found}) == ["same", "same-2", "same-3", "same-4"]
+    assert len(found) == 80
+    assert all(read_checkpoint(ingredient.path)["epoch"] == ingredient.epoch for ingredient in found)
+    assert len(list((tmp_path / "initializations").iterdir())) == 1
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_the_initialization_need_not_be_saved(tmp_path: Path) -> None:

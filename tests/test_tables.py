@@ -37,6 +37,8 @@ def test_ingredients_show_what_differs() -> None:
         ["3", "a", "0.3000", "0.1", "0.1"],
         ["4", "d", "-", "-", "-"],
     ]
+    other = Ingredient(Path("e/x.ckpt"), "e", metrics={"acc": 0.9}, monitor="acc", mode="max")
+    assert best_first(Ingredients([A, other, B])) == [A, other, B]
     assert text(ingredients_table([A, B], "Title"))[1] == ["#", "ingredient", "loss", "lr"]
 
 
