@@ -257,6 +257,18 @@ def test_processes_started_from_the_command_line_cannot_sweep(shared: Path, tmp_
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
+def test_without_optuna_a_sweep_says_what_to_install(shared: Path, tmp_path: Path, monkeypatch) -> None:
+    for name in [
+        name for name in sys.modules if name.split(".")[0] == "optuna" or name == "lightning_soups.sweep.sweep"
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "lightning_soups.sweep.space", raising=False)
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    config = sweep_config(tmp_path, dirpath=str(tmp_path / "soups"))
+    with pytest.raises(SystemExit, match=r"pip install 'lightning-soups\[sweep\]'"):
+        run("sweep", "--config", shared, "--config", config)
+
+
 def test_an_existing_cli_can_be_replaced(shared: Path, tmp_path: Path) -> None:
     """A project's own classes and arguments, in its own script."""
     config = yaml.safe_load(shared.read_text())
