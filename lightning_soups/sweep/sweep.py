@@ -132,10 +132,9 @@ class Sweep:
 
 
 def _check_same_space(study: optuna.Study, space: dict[str, str], database: Path) -> None:
-    known = study.user_attrs.get("space")
-    if known is None:
+    if not study.get_trials(deepcopy=False):  # nothing has been drawn yet, so a mistake can still be mended
         study.set_user_attr("space", space)
-    elif known != space:
+    elif (known := study.user_attrs["space"]) != space:
         raise ValueError(
             f"The sweep in {str(database)!r} was started with another search space: {known}. Now: {space}. Use another"
             " `dirpath`, or delete that file to start a new sweep beside the ingredients that are there."

@@ -91,6 +91,7 @@ def test_tpe_learns_which_direction_is_better(tmp_path: Path, mode: str, good: f
 
 
 def test_another_space_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    Sweep(tmp_path, {"typo": {"uniform": [0, 1]}}, 1, "random", 0)  # no trial has run, so this can be mended
     run(tmp_path, 1)
     with pytest.raises(ValueError, match=r"sweep\.db.*another search space.*another `dirpath`"):
         run(tmp_path, 2, space={"x": {"uniform": [0, 2]}})
