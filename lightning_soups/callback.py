@@ -31,7 +31,8 @@ class SoupCallback(Callback):
     Args:
         dirpath: The soup directory, on a local or mounted disk, for example ``soups/digits``.
         monitor: The logged metric that ranks checkpoints, for example ``val_acc``. It must be logged once per epoch
-            (``on_epoch=True``, the default in ``validation_step``).
+            (``on_epoch=True``, the default in ``validation_step``) before ``on_train_epoch_end``, where this callback
+            decides.
         mode: ``max`` when larger is better, ``min`` when smaller is. By default taken from the logged
             ``torchmetrics.Metric``, which declares it.
         save_top_k: How many of the run's best checkpoints to keep; -1 keeps one per evaluation.
