@@ -44,7 +44,8 @@ def logged_in_epoch(trainer: Trainer, known: Container[str] = ()) -> dict[str, L
         known: Names to leave out.
 
     Returns:
-        Values by the names that ``trainer.callback_metrics`` uses, the same on every process.
+        Values by the names that ``trainer.callback_metrics`` uses, the same on every process; those logged with
+        ``rank_zero_only=True`` are left out.
     """
     results = trainer._results
     found: dict[str, Logged] = {}
@@ -52,6 +53,8 @@ def logged_in_epoch(trainer: Trainer, known: Container[str] = ()) -> dict[str, L
         return found
     for item in results.result_metrics:
         if item.has_reset or not item.meta.on_epoch or _names(results, item)[0] in known:
+            continue
+        if item.meta.sync.rank_zero_only:  # the other processes do not have it, so nothing can be gathered
             continue
         value = _over_all_processes(trainer, item)
         if value.numel() == 1:

@@ -61,6 +61,19 @@ def test_a_collective_in_every_batch_is_refused_instead_of_hanging(tmp_path: Pat
     assert soup.trace[0].samples == 64
 
 
+class OnRankZero(Classifier):
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        super().validation_step(batch, batch_idx)
+        if self.trainer.is_global_zero:
+            self.log("seconds", 1.0, rank_zero_only=True)
+
+
+def test_what_only_rank_zero_logs_is_left_alone(tmp_path: Path) -> None:
+    record(tmp_path, [0.1])
+    soup = trainer(SoupTrainer, **TWO).cook(OnRankZero(), datamodule=Blobs(), ingredients=tmp_path)
+    assert set(soup.metrics) == {"val_acc", "val_loss"}
+
+
 class Alone(Classifier):
     """Its metric does not gather, so every process has a score of its own."""
 
