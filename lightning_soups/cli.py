@@ -122,9 +122,9 @@ class SoupCLI(LightningCLI):
 @rank_zero_only
 def _show(soup: Soup) -> None:
     console = make_console()
-    console.print(trace_table(soup))
+    console.print(trace_table(soup), "")
     if len(soup.ingredients) < len(soup.candidates):
-        console.print(ingredients_table(soup.ingredients, f"The {len(soup.ingredients)} ingredients of the soup"))
+        console.print(ingredients_table(soup.ingredients, f"The {len(soup.ingredients)} ingredients of the soup"), "")
     console.print(
         f"{soup.recipe}: {len(soup.ingredients)} of {len(soup.candidates)} ingredients,"
         f" {soup.monitor} [bold]{show_score(soup.score.value)}[/bold]. Saved to {soup.path}",

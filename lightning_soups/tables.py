@@ -21,7 +21,7 @@ def make_console() -> Console:
 
 def plain_table(title: str) -> Table:
     """An empty table with few lines, so that many columns fit into 80 characters."""
-    return Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    return Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=0, show_edge=False)
 
 
 def ingredients_table(ingredients: Sequence[Ingredient], title: str) -> Table:

@@ -1,11 +1,13 @@
 """One progress bar for a whole recipe."""
 
+import time
 from contextlib import suppress
+from datetime import timedelta
 from types import TracebackType
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
 from lightning_soups.trace import Question
 
@@ -26,14 +28,14 @@ class RecipeProgress:
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=16),
             MofNCompleteColumn(),
-            TextColumn("batches"),
-            TextColumn("{task.fields[so_far]}"),
-            TimeElapsedColumn(),
+            TextColumn("batches {task.fields[so_far]}"),
+            TextColumn("{task.fields[elapsed]}"),
             disable=not shown,
         )
-        self._task = self._progress.add_task("Cooking", total=None, so_far="")
+        self._task = self._progress.add_task("Cooking", total=None, so_far="", elapsed="")
+        self._started = time.monotonic()
         self._asked = 0
         self._best: Question | None = None
 
@@ -52,20 +54,20 @@ class RecipeProgress:
             with suppress(NotImplementedError):
                 self._lightning_bar.enable()
 
-    def ask(self, members: int, batches: float) -> None:
-        """A new question: how many members the mixture has, and how many batches a pass takes."""
+    def ask(self, batches: float) -> None:
+        """A new question, and how many batches a pass takes."""
         self._asked += 1
         total = None if batches == float("inf") else int(batches)
-        description = f"Question {self._asked}, {members} ingredient{'s' if members > 1 else ''}"
-        self._progress.update(self._task, description=description, completed=0, total=total)
+        self._progress.update(self._task, description=f"Question {self._asked}", completed=0, total=total)
 
     def batch(self) -> None:
         """One more batch is done."""
-        self._progress.advance(self._task)
+        elapsed = timedelta(seconds=int(time.monotonic() - self._started))  # rich's own stops when a bar is full once
+        self._progress.update(self._task, advance=1, elapsed=str(elapsed))
 
     def answer(self, row: Question) -> None:
         """The question has its answer."""
         if self._best is None or row.score > self._best.score or (row.accepted and row.score >= self._best.score):
             self._best = row
-        members = len(self._best.mixture)
-        self._progress.update(self._task, so_far=f"best {self._best.score} ({members} in the mixture)")
+        so_far = f"best {self._best.score} with {len(self._best.mixture)}"
+        self._progress.update(self._task, so_far=so_far)

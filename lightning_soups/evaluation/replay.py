@@ -45,7 +45,7 @@ class ReplayEvaluator(Evaluator):
         started = time.monotonic()
         cached = mixture in self._answers
         if not cached:
-            self._progress.ask(len(mixture), self._loop.batches_in_pass)
+            self._progress.ask(self._loop.batches_in_pass)
             self._answers[mixture] = self._evaluate(mixture)
         score = self._answers[mixture][0]
         batches, samples = (0, 0) if cached else self._cost()
