@@ -3,6 +3,7 @@
 import os
 from contextlib import nullcontext
 from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,9 +12,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch.nn.parameter import is_lazy
 
 from lightning_soups import records
-from lightning_soups.files import local_directory, replacing, safe_name
+from lightning_soups.files import local_path, replacing, safe_name
 from lightning_soups.logged import Logged, logged_in_epoch
 from lightning_soups.run_folder import RunFolder, withdraw
 from lightning_soups.score import Mode, Score, validate_mode
@@ -39,6 +41,10 @@ class SoupCallback(Callback):
         run: Name of the run. By default the time and a random suffix. A name that is taken gets a number.
         save_initialization: Whether to save the weights the run starts from, once per distinct initialization.
 
+    Attributes:
+        more_hyperparameters: Recorded beside the module's and the datamodule's; a sweep puts here what it drew, by
+            config key.
+
     Raises:
         ValueError: An argument has an impossible value.
         MisconfigurationException: During ``fit``: ``monitor`` was never logged, or ``mode`` cannot be inferred.
@@ -58,18 +64,20 @@ class SoupCallback(Callback):
             raise ValueError(f"`monitor` must name a logged metric such as 'val_acc', got {monitor!r}.")
         if save_top_k < -1 or save_top_k == 0:
             raise ValueError(f"`save_top_k` must be at least 1, or -1 to keep all, got {save_top_k}.")
-        self.dirpath = local_directory(dirpath, "dirpath")
+        self.dirpath = local_path(dirpath, "dirpath")
         self.monitor = monitor
         self.mode: Mode | None = None if mode is None else validate_mode(mode)
         self.save_top_k = save_top_k
         self.run = run
         self.save_initialization = save_initialization
+        self.more_hyperparameters: dict[str, Any] = {}
         self._folder: RunFolder | None = None
         self._initialization: str | None = None
         self._loaded_state: dict[str, Any] | None = None
         self._seen: Literal["nowhere", "validation", "training"] = "nowhere"
         self._validated = False
         self._dry_run = False
+        self._at_initialization = False
 
     @property
     def state_key(self) -> str:
@@ -86,7 +94,8 @@ class SoupCallback(Callback):
         self._loaded_state = state_dict
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Name the run, fingerprint the initialization and save it if nobody has."""
+        """Name the run, or take up the one that is resumed."""
+        self._at_initialization = False
         self._dry_run = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]  # Trainer sets it dynamically
         if self._dry_run:
             return
@@ -101,15 +110,35 @@ class SoupCallback(Callback):
         name = self.run or RunFolder.unique_name(f"{datetime.now():%Y%m%d-%H%M%S}")
         own_claim = RunFolder.claim(runs, name) if trainer.is_global_zero else runs
         self._folder = RunFolder(trainer.strategy.broadcast(own_claim), self.monitor, self.save_top_k)
-        if resumes:  # from a fit that was not recorded here: nobody knows where it started
-            self._initialization = None
+        self._initialization = None  # when resuming from elsewhere, nobody knows where the fit started
+        self._at_initialization = not resumes
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Before the first step: fingerprint the initialization and save it if nobody has.
+
+        Only now have the module's own hooks, which may load weights, and the sanity check, which completes lazy
+        modules, run.
+        """
+        if not self._at_initialization:
             return
-        own = fingerprint(pl_module.state_dict()) if trainer.is_global_zero else None
+        self._at_initialization = False
+        if any(map(is_lazy, pl_module.parameters())):
+            return
+        state_dict = trainer.strategy.lightning_module_state_dict()
+        own = fingerprint(state_dict) if trainer.is_global_zero else None
         self._initialization = trainer.strategy.broadcast(own)
         if self.save_initialization:
-            path = self.dirpath / "initializations" / f"{self._initialization}.ckpt"
+            path = self.dirpath / records.INITIALIZATIONS / f"{self._initialization}.ckpt"
             if not trainer.strategy.broadcast(path.exists()):
-                _save_checkpoint(trainer, _dump_checkpoint(trainer), path)
+                # without the module's on_save_checkpoint, which Lightning never calls before training
+                checkpoint = {
+                    "state_dict": state_dict,
+                    "hyper_parameters": dict(pl_module.hparams),
+                    "epoch": 0,
+                    "global_step": 0,
+                    "pytorch-lightning_version": version("lightning"),
+                }
+                _save_checkpoint(trainer, checkpoint, path)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Consider the weights that were just validated."""
@@ -121,22 +150,24 @@ class SoupCallback(Callback):
         """Consider the weights when the monitored metric is one of the training loop."""
         if self._dry_run:
             return
+        if not self._validated and trainer.enable_validation:
+            return  # validation may log a metric of the same name, which is the one that counts
         if self._seen != "validation":
             self._consider(trainer, pl_module, "training")
-        if self._validated or not trainer.enable_validation:
-            self._check_that_monitor_was_logged(trainer)
+        self._check_that_monitor_was_logged(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so when a whole fit has left nothing to cook with."""
         if self._dry_run:
             return
-        self._check_that_monitor_was_logged(trainer)
         assert self._folder is not None
-        if not len(self._folder):
-            rank_zero_warn(
-                f"SoupCallback recorded nothing for run {self._folder.path.name!r}: {self.monitor!r} was never a finite"
-                " number."
-            )
+        if len(self._folder):
+            return
+        unvalidated = trainer.enable_validation and not self._validated
+        if not unvalidated:
+            self._check_that_monitor_was_logged(trainer)
+        reason = "validation never ran" if unvalidated else f"{self.monitor!r} was never a finite number"
+        rank_zero_warn(f"SoupCallback recorded nothing for run {self._folder.path.name!r}: {reason}.")
 
     def _consider(self, trainer: Trainer, pl_module: LightningModule, loop: Literal["validation", "training"]) -> None:
         logged = logged_in_epoch(trainer)
@@ -149,8 +180,6 @@ class SoupCallback(Callback):
         if not trainer.strategy.broadcast(self._folder.wants(score)):
             return
         path = self._folder.checkpoint_path(trainer.current_epoch, trainer.global_step)
-        if trainer.is_global_zero:
-            withdraw(path)  # a resumed run may come by here again
         checkpoint = _dump_checkpoint(trainer)
         _put_averaged_weights(trainer, checkpoint)
         _save_checkpoint(trainer, checkpoint, path)
@@ -186,7 +215,7 @@ class SoupCallback(Callback):
                 "monitor": self.monitor,
                 "mode": score.mode,
                 "metrics": metrics,
-                "hyperparameters": _hyperparameters(trainer, pl_module),
+                "hyperparameters": _hyperparameters(trainer, pl_module, self.more_hyperparameters),
                 "initialization": self._initialization,
                 "epoch": trainer.current_epoch,
                 "step": trainer.global_step,
@@ -237,8 +266,8 @@ def _every_metric(trainer: Trainer, logged: dict[str, Logged]) -> dict[str, floa
     return {**metrics, **{name: value.value for name, value in logged.items()}}
 
 
-def _hyperparameters(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-    """The module's and the datamodule's, and the two that Lightning keeps elsewhere."""
+def _hyperparameters(trainer: Trainer, pl_module: LightningModule, more: dict[str, Any]) -> dict[str, Any]:
+    """The module's and the datamodule's, the two that Lightning keeps elsewhere, and those that a sweep drew."""
     known: dict[str, Any] = {"max_epochs": trainer.max_epochs}
     if "PL_GLOBAL_SEED" in os.environ:  # where seed_everything leaves it for worker processes
         known["seed_everything"] = int(os.environ["PL_GLOBAL_SEED"])
@@ -246,6 +275,9 @@ def _hyperparameters(trainer: Trainer, pl_module: LightningModule) -> dict[str, 
     if datamodule is not None:
         known.update(datamodule.hparams)
     known.update(pl_module.hparams)
+    for key, value in more.items():
+        if known.get(key.rpartition(".")[2]) != value:
+            known[key.replace(".init_args.", ".")] = value
     return records.plain_hyperparameters(known)
 
 

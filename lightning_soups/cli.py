@@ -11,6 +11,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning_utilities.core.rank_zero import rank_zero_only
 
+from lightning_soups.callback import SoupCallback
 from lightning_soups.ingredients import Ingredients
 from lightning_soups.soup import Soup
 from lightning_soups.sweep.command import HELP, SweepOptions, run_sweep
@@ -59,11 +60,12 @@ class SoupCLI(LightningCLI):
         if self.subcommand != "sweep":
             super().instantiate_classes()
 
-    def fit_once(self, config: Namespace) -> None:
+    def fit_once(self, config: Namespace, parameters: dict[str, Any]) -> None:
         """Run one ``fit`` as a CLI of the same kind would, without touching this one.
 
         Args:
             config: A complete config of the keys that all subcommands share.
+            parameters: What a sweep drew for it, by config key, to be recorded.
 
         Raises:
             UnrunnableError: The trainer's processes are started from the command line, so each would start a sweep.
@@ -76,12 +78,21 @@ class SoupCLI(LightningCLI):
                 "A sweep runs its trials in one process, but this trainer's processes are started from the command"
                 " line, and each would start a sweep of its own. Use trainer.devices=1, or strategy 'ddp_spawn'."
             )
+        for callback in cli.trainer.callbacks:  # type: ignore[attr-defined]  # Trainer sets it dynamically
+            if isinstance(callback, SoupCallback):
+                callback.more_hyperparameters = parameters
         cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+
+    def _setup_parser_kwargs(self, parser_kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Lightning sorts out arguments for the parsers of ``subcommands()``, which does not have ``sweep``."""
+        others = {key: value for key, value in parser_kwargs.items() if key != "sweep"}
+        main, by_subcommand = super()._setup_parser_kwargs(others)
+        return main, {**by_subcommand, "sweep": parser_kwargs.get("sweep", {})}
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         """Lightning's hook takes trainer methods only, and a sweep makes many trainers: it is added by hand."""
         super()._add_subcommands(parser, **kwargs)
-        sweep_parser = self.init_parser(description=HELP, **kwargs.get("sweep", {}))
+        sweep_parser = self.init_parser(**{"description": HELP, **kwargs["sweep"]})
         self._add_arguments(sweep_parser)
         self._subcommand_method_arguments["sweep"] = sweep_parser.add_class_arguments(SweepOptions, as_group=True)
         self._subcommand_parsers["sweep"] = sweep_parser

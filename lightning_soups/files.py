@@ -45,15 +45,15 @@ def write_json(path: Path, content: Any) -> None:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def local_directory(path: str | os.PathLike[str], parameter: str) -> Path:
-    """Turn a user's folder into a path, refusing what would silently become an oddly named local folder.
+def local_path(path: str | os.PathLike[str], parameter: str) -> Path:
+    """Turn a user's path into one, refusing what would silently become an oddly named local folder.
 
     Raises:
         ValueError: It is empty or a URL.
     """
     text = os.fspath(path)
     if not text or re.match(r"^[a-z][a-z0-9+.-]+://", text):
-        raise ValueError(f"`{parameter}` must be a folder on a local or mounted disk, got {text!r}.")
+        raise ValueError(f"`{parameter}` must be on a local or mounted disk, got {text!r}.")
     return Path(text)
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
+from lightning_utilities.core.rank_zero import rank_zero_warn
+
 from lightning_soups import records
 from lightning_soups.score import Mode, Score
 from lightning_soups.weights import read_checkpoint
@@ -20,7 +22,7 @@ class Ingredient:
     Args:
         path: The checkpoint file.
         run: The run that wrote it.
-        metrics: Every logged metric at that moment.
+        metrics: Every logged metric at that moment; those of training are of the last finished epoch.
         hyperparameters: The run's hyperparameters.
         initialization: Fingerprint of the weights the run started from; None when unknown.
         epoch: Index of the epoch, from 0.
@@ -107,8 +109,9 @@ class Ingredients(Sequence[Ingredient]):
     def __init__(self, ingredients: Iterable[Ingredient], directory: str | os.PathLike[str] = ".") -> None:
         self._ingredients = tuple(ingredients)
         self.directory = Path(directory)
-        if len(set(self._ingredients)) < len(self._ingredients):
-            twice = sorted({i.name for i in self._ingredients if self._ingredients.count(i) > 1})
+        paths = [ingredient.path.resolve() for ingredient in self._ingredients]
+        twice = sorted({one.name for one, path in zip(self._ingredients, paths, strict=True) if paths.count(path) > 1})
+        if twice:
             raise ValueError(f"Each ingredient can be listed once; listed more than once: {twice}.")
 
     @classmethod
@@ -169,8 +172,22 @@ def _find(source: str) -> tuple[Path, list[Path]]:
         return path, found
     if path.is_file():
         return path.parent, [path]
-    matches = sorted(Path(match) for match in glob.glob(source, recursive=True))
+    matches = _different(sorted(Path(match) for match in glob.glob(source, recursive=True) if os.path.isfile(match)))
     if not matches:
         raise ValueError(f"No ingredients: {source!r} is neither a folder, a file nor a glob that matches anything.")
     fixed = source[: min(source.index(char) for char in "*?[" if char in source)]
     return Path(fixed + "x").parent, matches
+
+
+def _different(paths: list[Path]) -> list[Path]:
+    """Leave out what a glob catches besides ingredients: records beside checkpoints, initializations and soups."""
+    with_checkpoints = {path.with_suffix(records.SUFFIX) for path in paths if path.suffix != records.SUFFIX}
+    kept = []
+    for path in paths:
+        if path in with_checkpoints:
+            continue
+        if path.parent.name == records.INITIALIZATIONS or records.is_soup(path):
+            rank_zero_warn(f"Left out of the glob's matches: {str(path)!r} is an initialization or a soup.")
+            continue
+        kept.append(path)
+    return kept

@@ -87,7 +87,9 @@ def _mode(item: _ResultMetric) -> Mode | None:
 
 def _over_all_processes(trainer: Trainer, item: _ResultMetric) -> Tensor:
     if not item.is_tensor:
-        computed = item.value.compute()  # torchmetrics gathers over processes itself and caches the result
+        # What Lightning has computed already stands: a hook may have reset the metric since. Else torchmetrics gathers
+        # over processes itself and caches the result.
+        computed = item.value.compute() if item._computed is None else item._computed
         return computed.detach().cpu() if isinstance(computed, Tensor) else torch.empty(0)
     values = _gather(trainer, item.value)
     if item.meta.is_mean_reduction:

@@ -1,5 +1,6 @@
 """From a mixture to a checkpoint: opens ingredients and averages them."""
 
+from copy import deepcopy
 from typing import Any
 
 from lightning_soups.ingredients import Ingredient
@@ -35,7 +36,9 @@ class Mixer:
         members = sorted(mixture, key=lambda ingredient: ingredient.path)
         state_dicts = [self._open(member)["state_dict"] for member in members]
         shell = {key: value for key, value in self._open(mixture.members[0]).items() if key not in _TRAINING_STATE}
-        return {**shell, "state_dict": average(state_dicts, [mixture.coefficients[member] for member in members])}
+        # a copy, because a module's on_load_checkpoint may take things out of it
+        coefficients = [mixture.coefficients[member] for member in members]
+        return {**deepcopy(shell), "state_dict": average(state_dicts, coefficients)}
 
     def _open(self, ingredient: Ingredient) -> dict[str, Any]:
         if ingredient not in self._opened:

@@ -18,10 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning_soups.files import write_json
+from lightning_soups.weights import read_checkpoint
 
 FORMAT = 1
 SUFFIX = ".json"
 PATTERN = f"runs/*/*{SUFFIX}"
+INITIALIZATIONS = "initializations"
+SOUP_KEY = "lightning_soups"  # what a soup's checkpoint holds beside its weights
 SHARED_FIELDS = ("hyperparameters", "initialization", "epoch", "step", "monitor", "mode", "exact")
 _FIELDS = {
     "format": int,
@@ -43,6 +46,16 @@ _FIELDS = {
 def find_records(directory: Path) -> list[Path]:
     """List the records of a soup directory in the order of their paths."""
     return sorted(directory.glob(PATTERN))
+
+
+def is_soup(path: Path) -> bool:
+    """Whether a checkpoint is a soup; False for what is no checkpoint."""
+    if path.suffix == SUFFIX:
+        return False
+    try:
+        return SOUP_KEY in read_checkpoint(path)
+    except (ValueError, FileNotFoundError):
+        return False
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:

@@ -4,6 +4,8 @@ import math
 from pathlib import Path
 from uuid import uuid4
 
+from lightning_utilities.core.rank_zero import rank_zero_warn
+
 from lightning_soups import records
 from lightning_soups.files import safe_name
 from lightning_soups.ingredients import Ingredient
@@ -22,8 +24,15 @@ class RunFolder:
     def __init__(self, path: Path, monitor: str, top_k: int) -> None:
         self.path = path
         self._top_k = top_k
-        found = [Ingredient.from_record(record) for record in sorted(path.glob(f"*{records.SUFFIX}"))]
-        self._kept = {one.path: one.score for one in found if one.monitor == monitor and one.score is not None}
+        self._kept: dict[Path, Score] = {}
+        for record in sorted(path.glob(f"*{records.SUFFIX}")):
+            try:
+                found = Ingredient.from_record(record)
+            except ValueError as error:
+                rank_zero_warn(f"Left alone while resuming run {path.name!r}: {error}")
+                continue
+            if found.monitor == monitor and found.score is not None:
+                self._kept[found.path] = found.score
 
     @staticmethod
     def claim(runs: Path, name: str) -> Path:
@@ -58,8 +67,15 @@ class RunFolder:
         return not full or score > min(self._kept.values())
 
     def checkpoint_path(self, epoch: int, step: int) -> Path:
-        """Where the checkpoint of this moment goes."""
-        return self.path / f"epoch={epoch:03d}-step={step:06d}.ckpt"
+        """Where the checkpoint of this moment goes.
+
+        A run can come by the same epoch and step again, after resuming or under manual optimization; then the name gets
+        a number and nothing is overwritten.
+        """
+        name, number = f"epoch={epoch:03d}-step={step:06d}", 1
+        while (path := self.path / f"{name}{'' if number == 1 else f'-{number}'}.ckpt") in self._kept:
+            number += 1
+        return path
 
     def keep(self, path: Path, score: Score) -> list[Path]:
         """Note a new checkpoint.

@@ -24,8 +24,7 @@ def validate_mode(mode: str) -> Mode:
 class Score:
     """The value of the monitored metric; ``a > b`` reads "a is better than b", whatever the mode.
 
-    NaN is worse than every number and no better than another NaN, so a diverged candidate never passes ``>=``
-    against a finite score and sorts last.
+    NaN is worse than every number and never passes ``>=``, so a diverged candidate is not accepted and sorts last.
 
     Args:
         value: The metric's value.
@@ -49,6 +48,9 @@ class Score:
 
     def __lt__(self, other: "Score") -> bool:
         return self._merit(other) < other._merit(self)
+
+    def __ge__(self, other: "Score") -> bool:
+        return not math.isnan(self.value) and self._merit(other) >= other._merit(self)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Score) and self._merit(other) == other._merit(self)

@@ -14,13 +14,12 @@ from lightning_soups.files import replacing
 from lightning_soups.ingredients import Ingredient
 from lightning_soups.mixing import Mixer
 from lightning_soups.mixture import Mixture
-from lightning_soups.records import versions
+from lightning_soups.records import SOUP_KEY, versions
 from lightning_soups.score import Score
 from lightning_soups.trace import Question
 from lightning_soups.weights import read_checkpoint
 
 _FORMAT = 1
-_KEY = "lightning_soups"
 
 
 class Soup:
@@ -72,7 +71,9 @@ class Soup:
         return state_dict
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Average the ingredients and write a Lightning checkpoint, atomically; :attr:`path` then points to it.
+        """Write a Lightning checkpoint, atomically; :attr:`path` then points to it.
+
+        The ingredients are averaged, unless the soup is saved already: then the weights are those of :attr:`path`.
 
         Args:
             path: For example ``soup.ckpt``. An existing file is replaced. Folders are created.
@@ -80,7 +81,8 @@ class Soup:
         Raises:
             ValueError: An ingredient has gone, changed or cannot be read.
         """
-        checkpoint = {**Mixer().mix(self.mixture), _KEY: self._provenance()}
+        weights = Mixer().mix(self.mixture) if self.path is None else read_checkpoint(self.path)
+        checkpoint = {**weights, SOUP_KEY: self._provenance()}
         path = Path(path)
         with replacing(path) as temporary:
             torch.save(checkpoint, temporary)
@@ -94,10 +96,10 @@ class Soup:
             FileNotFoundError: There is no such file.
             ValueError: The file is not a soup.
         """
-        provenance = read_checkpoint(path).get(_KEY)
+        provenance = read_checkpoint(path).get(SOUP_KEY)
         if not isinstance(provenance, dict) or provenance.get("format") != _FORMAT:
             raise ValueError(
-                f"{str(path)!r} is a checkpoint but not a soup: it has no {_KEY!r} entry of format {_FORMAT}."
+                f"{str(path)!r} is a checkpoint but not a soup: it has no {SOUP_KEY!r} entry of format {_FORMAT}."
             )
         candidates = [_ingredient(entry) for entry in provenance["candidates"]]
         mode = provenance["mode"]

@@ -15,6 +15,7 @@ from lightning_soups.evaluation.loop import KeptLoop
 from lightning_soups.evaluation.module_state import unchanged
 from lightning_soups.evaluation.progress import RecipeProgress
 from lightning_soups.evaluation.replay import ReplayEvaluator
+from lightning_soups.files import local_path
 from lightning_soups.ingredients import Ingredients
 from lightning_soups.recipes import GreedySoup, Recipe
 from lightning_soups.score import Mode, validate_mode
@@ -58,7 +59,7 @@ class SoupTrainer(Trainer):
             The soup, with its scores, its trace and the path it was saved to.
 
         Raises:
-            ValueError: There are no ingredients, or one cannot be read safely.
+            ValueError: There are no ingredients, one cannot be read safely, or ``output`` is a folder or a URL.
             MisconfigurationException: The ingredients do not fit the module, ``monitor`` is not logged, its ``mode``
                 is not known, or there is no held-out data.
         """
@@ -76,7 +77,7 @@ class SoupTrainer(Trainer):
             ingredients=found,
             monitor=monitor if monitor is not None else _recorded_monitor(found),
             mode=validate_mode(mode) if mode is not None else None,
-            output=Path(output) if output is not None else found.directory / "soups" / f"{_file_name(recipe)}.ckpt",
+            output=_output_path(output, found, recipe),
         )
         lightning_loop = self.validate_loop
         self.validate_loop = KeptLoop(self, job)
@@ -103,7 +104,8 @@ class _Cook:
         trainer = loop.trainer
         with RecipeProgress(trainer) as progress:
             loop.on_batch = progress.batch
-            evaluator = ReplayEvaluator(loop, progress, self.monitor, self.mode or self._recorded_mode())
+            mode = self.mode or self._recorded_mode()
+            evaluator = ReplayEvaluator(loop, progress, self.ingredients, self.monitor, mode)
             mixture = self.recipe.cook(self.ingredients, evaluator)
             score, metrics = evaluator.answer(mixture)
         soup = Soup(
@@ -153,6 +155,15 @@ def _warn_about_initializations(ingredients: Ingredients) -> None:
             " runs start from the same weights, the head included; others usually lie in another basin and make a"
             " soup worse. A greedy soup leaves them out; a uniform soup does not."
         )
+
+
+def _output_path(output: str | os.PathLike[str] | None, ingredients: Ingredients, recipe: Recipe) -> Path:
+    if output is None:
+        return ingredients.directory / "soups" / f"{_file_name(recipe)}.ckpt"
+    path = local_path(output, "output")
+    if path.is_dir():
+        raise ValueError(f"`output` must be a file such as 'soup.ckpt', got the folder {str(path)!r}.")
+    return path
 
 
 def _file_name(recipe: Recipe) -> str:

@@ -126,12 +126,13 @@ def test_a_monitor_that_is_not_logged_is_an_error_that_lists_what_is(tmp_path: P
         fit(SoupCallback(tmp_path, "step_loss", "min"), StepOnly())
 
 
-def test_validation_that_never_runs_is_an_error_at_the_end_only(tmp_path: Path) -> None:
+def test_validation_that_runs_late_or_never_is_no_error(tmp_path: Path) -> None:
     late = SoupCallback(tmp_path, "val_acc")
     fit(late, max_epochs=4, check_val_every_n_epoch=3)
     assert [ingredient.epoch for ingredient in Ingredients.load(tmp_path)] == [2]
-    with pytest.raises(MisconfigurationException, match="no such metric"):
-        fit(SoupCallback(tmp_path, "val_acc"), max_epochs=2, check_val_every_n_epoch=3)
+    for options in ({"check_val_every_n_epoch": 3}, {"max_steps": 2}):
+        with pytest.warns(UserWarning, match="recorded nothing.*validation never ran"):
+            fit(SoupCallback(tmp_path / "none", "val_acc"), max_epochs=2, **options)
 
 
 def test_a_metric_of_the_training_loop(tmp_path: Path) -> None:
@@ -215,33 +216,106 @@ def test_a_resumed_fit_goes_on_with_its_run(tmp_path: Path) -> None:
     assert len(list((tmp_path / "soup" / "initializations").iterdir())) == 1
 
 
-def test_a_resumed_fit_that_comes_by_the_same_epoch_again_replaces_its_record(tmp_path: Path) -> None:
+def test_a_resumed_fit_that_comes_by_the_same_epoch_again_overwrites_nothing(tmp_path: Path) -> None:
     """The crash came after epoch 1 was recorded; the checkpoint to resume from is of epoch 0."""
     full = ModelCheckpoint(tmp_path / "full", every_n_epochs=1, save_top_k=-1, filename="{epoch}")
     callbacks = [SoupCallback(tmp_path / "soup", "scripted", "max", -1), full]
     fit(callbacks, Scripted([0.1, 0.9]), enable_checkpointing=True, max_epochs=2)
     resumed = SoupCallback(tmp_path / "soup", "scripted", "max", -1)
     again = fit(resumed, Scripted([0.1, 0.3], lr=0.5), ckpt_path=tmp_path / "full" / "epoch=0.ckpt", max_epochs=2)
-    first, second = Ingredients.load(tmp_path / "soup")
-    assert (first.metrics["scripted"], second.metrics["scripted"]) == pytest.approx((0.1, 0.3))
-    saved = read_checkpoint(second.path)["state_dict"]
+    found = {ingredient.path.name: ingredient for ingredient in Ingredients.load(tmp_path / "soup")}
+    names = ["epoch=000-step=000003.ckpt", "epoch=001-step=000006-2.ckpt", "epoch=001-step=000006.ckpt"]
+    assert sorted(found) == names
+    assert [found[name].metrics["scripted"] for name in names] == pytest.approx([0.1, 0.3, 0.9])
+    saved = read_checkpoint(found[names[1]].path)["state_dict"]
     assert all(torch.equal(saved[name], tensor) for name, tensor in again.lightning_module.state_dict().items())
 
 
-def test_a_record_never_describes_a_checkpoint_that_is_being_replaced(tmp_path: Path, monkeypatch) -> None:
-    full = ModelCheckpoint(tmp_path / "full", every_n_epochs=1, save_top_k=-1, filename="{epoch}")
-    callbacks = [SoupCallback(tmp_path / "soup", "scripted", "max", -1), full]
-    fit(callbacks, Scripted([0.1, 0.9]), enable_checkpointing=True, max_epochs=2)
-    assert len(Ingredients.load(tmp_path / "soup")) == 2
+def test_validations_of_one_step_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    """Raw torch optimizers under manual optimization leave the global step at 0."""
+    scores = iter([0.9, 0.1, 0.2])
 
-    def crash(*_: object) -> None:
-        raise RuntimeError("killed between checkpoint and record")
+    class Manual(Classifier):
+        automatic_optimization = False
 
-    monkeypatch.setattr("lightning_soups.records.write_record", crash)
-    resumed = SoupCallback(tmp_path / "soup", "scripted", "max", -1)
-    with pytest.raises(RuntimeError, match="killed"):
-        fit(resumed, Scripted([0.1, 0.3], lr=0.5), ckpt_path=tmp_path / "full" / "epoch=0.ckpt", max_epochs=2)
-    assert [ingredient.epoch for ingredient in Ingredients.load(tmp_path / "soup")] == [0]
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> None:
+            self.net[0].bias.data += 1
+
+        def on_validation_epoch_end(self) -> None:
+            if not self.trainer.sanity_checking:
+                self.log("scripted", next(scores))
+
+    fit(SoupCallback(tmp_path, "scripted", "max", 2), Manual(), max_epochs=1, val_check_interval=1)
+    assert sorted(one.metrics["scripted"] for one in Ingredients.load(tmp_path)) == pytest.approx([0.2, 0.9])
+
+
+def test_resuming_survives_a_checkpoint_that_the_user_deleted(tmp_path: Path) -> None:
+    first = fit(SoupCallback(tmp_path / "soup", "scripted", "max", 2), Scripted([0.5, 0.4]), max_epochs=2)
+    first.save_checkpoint(tmp_path / "full.ckpt")
+    Ingredients.load(tmp_path / "soup")[0].path.unlink()
+    resumed = SoupCallback(tmp_path / "soup", "scripted", "max", 2)
+    with pytest.warns(UserWarning, match="Left alone while resuming.*missing"):
+        fit(resumed, Scripted([0.1, 0.1, 0.6]), ckpt_path=tmp_path / "full.ckpt", max_epochs=3)
+    assert len(list((tmp_path / "soup").rglob("*.ckpt"))) == 3  # an initialization and two ingredients
+
+
+def test_resuming_without_another_validation_is_no_error(tmp_path: Path) -> None:
+    first = fit(SoupCallback(tmp_path / "soup", "val_acc"), max_epochs=2)
+    first.save_checkpoint(tmp_path / "full.ckpt")
+    fit(SoupCallback(tmp_path / "soup", "val_acc"), ckpt_path=tmp_path / "full.ckpt", max_epochs=5, max_steps=8)
+    assert len(Ingredients.load(tmp_path / "soup")) == 1
+
+
+def test_a_metric_that_the_module_resets_itself_is_recorded_right(tmp_path: Path) -> None:
+    class Resets(Classifier):
+        def on_validation_epoch_end(self) -> None:
+            self.val_acc.reset()
+
+    fitted = fit(SoupCallback(tmp_path, "val_acc", save_top_k=-1), Resets())
+    assert Ingredients.load(tmp_path)[-1].metrics["val_acc"] == fitted.callback_metrics["val_acc"].item() > 0
+
+
+def test_a_training_metric_of_the_same_name_does_not_count(tmp_path: Path) -> None:
+    class Both(Classifier):
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+            loss = super().training_step(batch, batch_idx)
+            self.log("loss", loss / 100, on_epoch=True)
+            return loss
+
+        def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+            self.log("loss", torch.nn.functional.cross_entropy(self(batch[0]), batch[1]))
+
+    fit(SoupCallback(tmp_path, "loss", "min"), Both(), max_epochs=4, check_val_every_n_epoch=3)
+    (ingredient,) = Ingredients.load(tmp_path)
+    assert ingredient.epoch == 2
+    assert ingredient.metrics["loss"] > 0.1
+
+
+def test_modules_that_complete_themselves_when_training_starts(tmp_path: Path) -> None:
+    class Late(Classifier):
+        """Loads its weights in on_fit_start, completes a lazy layer in the sanity check, saves what training makes."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net[0] = torch.nn.LazyLinear(8)
+
+        def on_fit_start(self) -> None:
+            torch.nn.init.constant_(self.net[2].weight, 0.5)
+
+        def on_train_start(self) -> None:
+            self.made = 1
+            torch.nn.init.constant_(self.net[0].weight, 0.25)
+
+        def on_save_checkpoint(self, checkpoint: dict) -> None:
+            checkpoint["made"] = self.made
+
+    fit(SoupCallback(tmp_path, "val_acc"), Late())
+    (ingredient,) = Ingredients.load(tmp_path)
+    start = read_checkpoint(tmp_path / "initializations" / f"{ingredient.initialization}.ckpt")["state_dict"]
+    assert fingerprint(start) == ingredient.initialization
+    assert (start["net.0.weight"] == 0.25).all()
+    assert (start["net.2.weight"] == 0.5).all()
+    assert read_checkpoint(ingredient.path)["made"] == 1
 
 
 def test_resuming_into_another_directory_starts_a_run_of_unknown_initialization(tmp_path: Path) -> None:

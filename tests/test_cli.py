@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule
 
 from lightning_soups import GreedySoup, Ingredients, Soup, SoupCLI, SoupTrainer
 from tests.helpers import QUIET, Blobs, Classifier, trainer
@@ -191,6 +192,7 @@ def test_a_trial_that_crashes_or_diverges_is_skipped(shared: Path, tmp_path: Pat
     assert "2 of 3 trials failed" in printed
     assert "trial 001: RuntimeError: user's bug" in printed
     assert "trial 002: diverged" in printed
+    assert "what they recorded before stays" in printed
 
 
 def test_a_sweep_in_which_nothing_works_says_so(shared: Path, tmp_path: Path) -> None:
@@ -210,6 +212,44 @@ def test_a_sweep_uses_the_callback_that_the_config_has(shared: Path, tmp_path: P
     assert [ingredient.run for ingredient in found] == ["trial-000", "trial-000"]
     assert {ingredient.monitor for ingredient in found} == {"val_loss"}
     assert (tmp_path / "own" / "sweep.db").exists()
+
+
+def test_a_sweeps_own_dirpath_and_monitor_win_over_the_callbacks(shared: Path, tmp_path: Path) -> None:
+    arguments = {"dirpath": str(tmp_path / "callback"), "monitor": "val_acc"}
+    options = {"dirpath": str(tmp_path / "sweep"), "monitor": "val_loss", "mode": "min", "trials": 1}
+    config = sweep_config(tmp_path, **options)
+    callback = {"class_path": "lightning_soups.SoupCallback", "init_args": arguments}
+    config.write_text(yaml.safe_dump({**yaml.safe_load(config.read_text()), "trainer": {"callbacks": callback}}))
+    run("sweep", "--config", shared, "--config", config, "--trainer.default_root_dir", tmp_path)
+    assert Ingredients.load(tmp_path / "sweep")[0].monitor == "val_loss"
+    assert not (tmp_path / "callback").exists()
+
+
+class Bare(Classifier):
+    configure_optimizers = LightningModule.configure_optimizers
+
+
+def test_what_a_sweep_drew_is_recorded_wherever_it_belongs(shared: Path, tmp_path: Path) -> None:
+    space = {
+        "optimizer.init_args.lr": {"uniform": [0.1, 0.5]},
+        "trainer.gradient_clip_val": {"uniform": [1, 2]},
+        "model.init_args.hidden": {"integer": [4, 6]},
+    }
+    config = sweep_config(tmp_path, dirpath=str(tmp_path / "soups"), space=space, trials=1)
+    options = ["--model", "tests.test_cli.Bare", "--optimizer", "torch.optim.SGD", "--optimizer.lr", "0.1"]
+    run("sweep", "--config", shared, "--config", config, *options, "--trainer.default_root_dir", tmp_path)
+    known = Ingredients.load(tmp_path / "soups")[0].hyperparameters
+    assert 0.1 <= known["optimizer.lr"] <= 0.5
+    assert 1 <= known["trainer.gradient_clip_val"] <= 2
+    assert "model.hidden" not in known
+    assert known["hidden"] in (4, 5, 6)
+
+
+def test_every_subcommands_parser_can_be_given_arguments(shared: Path, capsys) -> None:
+    for subcommand in ("fit", "cook", "sweep"):
+        with pytest.raises(SystemExit, match="0"):
+            SoupCLI(parser_kwargs={subcommand: {"description": "my own words"}}, args=[subcommand, "--help"])
+        assert "my own words" in capsys.readouterr().out
 
 
 def test_each_trial_has_a_log_folder_of_its_own(shared: Path, tmp_path: Path) -> None:

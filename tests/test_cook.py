@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_soups import GreedySoup, Ingredients, Mixture, Recipe, Soup, SoupTrainer, UniformSoup
+from lightning_soups import GreedySoup, Ingredient, Ingredients, Mixture, Recipe, Soup, SoupTrainer, UniformSoup
 from lightning_soups.evaluation.evaluator import Evaluator
 from lightning_soups.score import Score
 from tests.helpers import CLASSES, FEATURES, Blobs, Classifier, blobs, mean, record, reference_greedy, trainer
@@ -314,6 +314,100 @@ class TwoLoaders(Classifier):
         correct = (self(batch[0]).argmax(dim=1) == batch[1]).float().mean()
         self.log("acc", correct)
         self.log(f"named_{dataloader_idx}", correct, add_dataloader_idx=False)
+
+
+class Foreign(Recipe):
+    """Mixes what it was not given, or returns nothing."""
+
+    def __init__(self, other: Ingredient | None = None) -> None:
+        self.other = other
+
+    def cook(self, ingredients: Ingredients, evaluator: Evaluator) -> Mixture:
+        return Mixture.uniform([self.other]) if self.other else None
+
+
+def test_a_recipe_that_goes_wrong_is_told_so(recorded: Path) -> None:
+    everything = Ingredients.load(recorded)
+    with pytest.raises(MisconfigurationException, match=r"not given: \['run-05/"):
+        trainer(SoupTrainer).cook(
+            Classifier(), datamodule=Blobs(), ingredients=everything[:2], recipe=Foreign(everything[5])
+        )
+    with pytest.raises(MisconfigurationException, match="return a Mixture, got None"):
+        cook(recorded, recipe=Foreign())
+
+
+def test_an_impossible_output_is_refused_before_the_first_question(recorded: Path, tmp_path: Path) -> None:
+    never = Broken()  # would raise in its validation_step
+    with pytest.raises(ValueError, match=r"`output` must be a file.*got the folder"):
+        cook(recorded, never, output=tmp_path)
+    with pytest.raises(ValueError, match="`output` must be on a local"):
+        cook(recorded, never, output="s3://bucket/soup.ckpt")
+
+
+def test_a_soup_that_scores_nan_is_not_saved(recorded: Path, tmp_path: Path) -> None:
+    class Nothing(Classifier):
+        def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+            self.log("val_loss", torch.tensor(math.nan))
+
+    with pytest.raises(MisconfigurationException, match="scores NaN by 'val_loss'"):
+        cook(recorded, Nothing(), monitor="val_loss", mode="min", output=tmp_path / "s.ckpt")
+    assert not (tmp_path / "s.ckpt").exists()
+
+
+def test_metrics_come_back_and_do_not_leak_into_questions(recorded: Path, tmp_path: Path) -> None:
+    module = Classifier()
+    module.val_acc.update(torch.eye(3), torch.tensor([0, 1, 0]))
+    clean = cook(recorded, Classifier(), output=tmp_path / "a.ckpt")
+    soup = cook(recorded, module, output=tmp_path / "b.ckpt")
+    assert [row.score for row in soup.trace] == [row.score for row in clean.trace]
+    assert module.val_acc.compute().item() == pytest.approx(2 / 3)
+    broken = Broken()
+    with pytest.raises(RuntimeError, match="user's bug"):
+        cook(recorded, broken)
+    assert not broken.val_acc.update_called
+
+
+def test_on_load_checkpoint_may_take_things_out_of_the_checkpoint(tmp_path: Path) -> None:
+    class Takes(Classifier):
+        def on_save_checkpoint(self, checkpoint: dict) -> None:
+            checkpoint["mine"] = {"vocabulary": ["a", "b"]}
+
+        def on_load_checkpoint(self, checkpoint: dict) -> None:
+            self.vocabulary = checkpoint["mine"].pop("vocabulary")
+
+    record(tmp_path, [0.1, 0.3], lambda lr: Takes(lr))
+    soup = cook(tmp_path, Takes())
+    assert torch.load(soup.path, weights_only=True)["mine"] == {"vocabulary": ["a", "b"]}
+
+
+def test_lazy_modules_and_extra_state(tmp_path: Path) -> None:
+    class Lazy(Classifier):
+        def __init__(self, lr: float = 0.1) -> None:
+            super().__init__(lr)
+            self.net[0] = nn.LazyLinear(8)
+
+        def get_extra_state(self) -> dict:
+            return {"version": 3}
+
+        def set_extra_state(self, state: dict) -> None:
+            assert state == {"version": 3}
+
+    record(tmp_path, [0.1, 0.3], Lazy)
+    soup = cook(tmp_path, Lazy())
+    members, _ = reference_greedy(
+        [{k: v for k, v in w.items() if k != "_extra_state"} for w in weights(tmp_path)], measure(Classifier, accuracy)
+    )
+    assert [list(Ingredients.load(tmp_path)).index(member) for member in soup.ingredients] == members
+
+
+def test_a_loaded_soup_is_saved_again_without_its_ingredients(recorded: Path, tmp_path: Path) -> None:
+    soup = cook(recorded, output=tmp_path / "soup.ckpt")
+    again = Soup.load(tmp_path / "soup.ckpt")
+    again.mixture = Mixture({Ingredient(Path("gone.ckpt"), "gone"): 1.0})
+    again.candidates = again.mixture.members
+    again.trace = ()
+    again.save(tmp_path / "copy.ckpt")
+    assert all(torch.equal(a, b) for a, b in zip(soup.state_dict().values(), again.state_dict().values(), strict=True))
 
 
 def test_several_dataloaders(tmp_path: Path) -> None:

@@ -62,6 +62,16 @@ def test_globs_lists_and_single_files(tmp_path: Path) -> None:
     assert len(Ingredients.load(bare)) == 1
 
 
+def test_a_glob_leaves_out_what_is_no_ingredient(tmp_path: Path) -> None:
+    recorded = save(tmp_path / "runs" / "a" / "x.ckpt", {})
+    save(tmp_path / "initializations" / "abc.ckpt")
+    save(tmp_path / "soups" / "greedy.ckpt", lightning_soups={"format": 1})
+    with pytest.warns(UserWarning, match="initialization or a soup") as warned:
+        found = Ingredients.load(str(tmp_path / "**" / "*.*"))
+    assert [ingredient.path for ingredient in found] == [recorded]
+    assert len(warned) == 2
+
+
 def test_nothing_found_says_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no ingredients.*dirpath.*glob"):
         Ingredients.load(tmp_path)
@@ -77,8 +87,11 @@ def test_nothing_found_says_what_to_give(tmp_path: Path) -> None:
 
 def test_an_ingredient_can_be_listed_once(tmp_path: Path) -> None:
     path = save(tmp_path / "a.ckpt")
+    (tmp_path / "sub").mkdir()
     with pytest.raises(ValueError, match="more than once"):
         Ingredients.load([path, path])
+    with pytest.raises(ValueError, match="more than once"):
+        Ingredients.load([path, tmp_path / "sub" / ".." / "a.ckpt"])
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ def test_greater_means_better(mode: str, better: float, worse: float) -> None:
 def test_nan_never_passes_and_sorts_last(mode: str) -> None:
     nan, number = Score(math.nan, mode), Score(0.0, mode)
     assert not nan >= number
+    assert not nan >= Score(math.nan, mode)
+    assert number >= nan
     assert number > nan
     assert sorted([nan, number, Score(1.0, mode)], reverse=True)[-1] is nan
 

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from torch.nn.parameter import is_lazy
+from torchmetrics import Metric
 
 
 @contextmanager
@@ -13,8 +16,8 @@ def unchanged(module: LightningModule) -> Iterator[None]:
     """Restore a module when the block ends, with or without an error.
 
     What is restored: the values of all parameters and buffers, those outside the state dict included, their device
-    and dtype, and the train/eval mode of every submodule. The copy is kept on CPU: one model's worth of memory.
-    Parameters keep their identity, so optimizers and tied weights stay valid.
+    and dtype, the state of torchmetrics metrics, and the train/eval mode of every submodule. The copy is kept on CPU:
+    one model's worth of memory. Parameters keep their identity, so optimizers and tied weights stay valid.
 
     Args:
         module: The user's module.
@@ -22,6 +25,7 @@ def unchanged(module: LightningModule) -> Iterator[None]:
     device, dtype = module.device, module.dtype
     values = {name: (tensor.device, tensor.detach().to("cpu", copy=True)) for name, tensor in _tensors(module)}
     modes = {name: submodule.training for name, submodule in module.named_modules()}
+    metrics = {name: (deepcopy(metric.metric_state), metric._update_count) for name, metric in _metrics(module)}
     try:
         yield
     finally:
@@ -33,10 +37,16 @@ def unchanged(module: LightningModule) -> Iterator[None]:
                 _restore(module, name, tensor, own_device, value)
         for name, submodule in module.named_modules():
             submodule.training = modes.get(name, submodule.training)
+        for name, metric in _metrics(module):
+            metric.reset()
+            if name in metrics:
+                state, metric._update_count = metrics[name]
+                for attribute, accumulated in state.items():
+                    setattr(metric, attribute, accumulated)
 
 
-class UnsavedBuffers:
-    """Keeps one question from leaking into the next through buffers that no checkpoint holds.
+class UnsavedState:
+    """Keeps one question from leaking into the next through what no checkpoint holds: some buffers, and metrics.
 
     Args:
         module: The module that is evaluated, set up on its device.
@@ -47,7 +57,9 @@ class UnsavedBuffers:
         self._values = {name: buffer.clone() for name, buffer in module.named_buffers() if name not in saved}
 
     def restore(self, module: LightningModule) -> None:
-        """Set them back, and make every buffer one that a checkpoint can be loaded into."""
+        """Set buffers back, make every one that a checkpoint can be loaded into, and reset metrics."""
+        for _, metric in _metrics(module):
+            metric.reset()
         for name, buffer in list(module.named_buffers()):
             value = self._values.get(name, buffer)
             if value is not buffer or buffer.is_inference():
@@ -66,5 +78,10 @@ def _restore(module: LightningModule, name: str, tensor: Tensor, device: torch.d
 
 
 def _tensors(module: LightningModule) -> Iterator[tuple[str, Tensor]]:
-    yield from module.named_parameters()
-    yield from module.named_buffers()
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if not is_lazy(tensor):  # without a shape until the first batch, so without a value to come back to
+            yield name, tensor
+
+
+def _metrics(module: LightningModule) -> Iterator[tuple[str, Metric]]:
+    return ((name, one) for name, one in module.named_modules() if isinstance(one, Metric))

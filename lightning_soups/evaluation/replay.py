@@ -1,5 +1,6 @@
 """The evaluator that replays Lightning's validate loop."""
 
+import math
 import time
 
 import torch
@@ -8,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lightning_soups.evaluation.evaluator import Evaluator
 from lightning_soups.evaluation.loop import KeptLoop
-from lightning_soups.evaluation.module_state import UnsavedBuffers
+from lightning_soups.evaluation.module_state import UnsavedState
 from lightning_soups.evaluation.progress import RecipeProgress
 from lightning_soups.ingredients import Ingredient, Ingredients
 from lightning_soups.mixing import Mixer
@@ -26,22 +27,27 @@ class ReplayEvaluator(Evaluator):
     Args:
         loop: The kept loop, running.
         progress: Told of every question, batch and answer.
+        ingredients: What mixtures may be made of.
         monitor: The logged metric that is the score.
         mode: The direction of ``monitor``; None takes it from the logged ``torchmetrics.Metric``.
     """
 
-    def __init__(self, loop: KeptLoop, progress: RecipeProgress, monitor: str, mode: Mode | None) -> None:
+    def __init__(
+        self, loop: KeptLoop, progress: RecipeProgress, ingredients: Ingredients, monitor: str, mode: Mode | None
+    ) -> None:
+        self._ingredients = ingredients
         self.trace: list[Question] = []
         self._loop = loop
         self._progress = progress
         self._monitor = monitor
         self._mode = mode
         self._mixer = Mixer()
-        self._unsaved = UnsavedBuffers(loop.trainer.lightning_module)
+        self._unsaved = UnsavedState(loop.trainer.lightning_module)
         self._answers: dict[Mixture, tuple[Score, dict[str, float]]] = {}
 
     def score(self, mixture: Mixture, beat: Score | None = None) -> Score:
         """See :meth:`Evaluator.score`."""
+        self._check(mixture)
         started = time.monotonic()
         cached = mixture in self._answers
         if not cached:
@@ -61,10 +67,25 @@ class ReplayEvaluator(Evaluator):
         return sorted(ingredients, key=scores.__getitem__, reverse=True)
 
     def answer(self, mixture: Mixture) -> tuple[Score, dict[str, float]]:
-        """The score and all metrics of a mixture; it is evaluated if no question was asked about it."""
+        """The score and all metrics of a mixture; it is evaluated if no question was asked about it.
+
+        Raises:
+            MisconfigurationException: It is no mixture of the given ingredients, or its score is NaN.
+        """
+        self._check(mixture)
         if mixture not in self._answers:
             self.score(mixture)
+        if math.isnan(self._answers[mixture][0].value):
+            raise MisconfigurationException(
+                f"The chosen mixture of {len(mixture)} ingredients scores NaN by {self._monitor!r}: nothing is saved."
+            )
         return self._answers[mixture]
+
+    def _check(self, mixture: object) -> None:
+        if not isinstance(mixture, Mixture):
+            raise MisconfigurationException(f"A recipe must ask about and return a Mixture, got {mixture!r}.")
+        if foreign := [ingredient.name for ingredient in mixture if ingredient not in self._ingredients]:
+            raise MisconfigurationException(f"The recipe mixes ingredients that it was not given: {foreign}.")
 
     def _evaluate(self, mixture: Mixture) -> tuple[Score, dict[str, float]]:
         self._unsaved.restore(self._loop.trainer.lightning_module)

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.markup import escape
 
 from lightning_soups import records
-from lightning_soups.files import local_directory
+from lightning_soups.files import local_path
 from lightning_soups.ingredients import Ingredient, Ingredients
 from lightning_soups.score import Score
 from lightning_soups.sweep.config import TrialConfigs
@@ -21,6 +21,7 @@ from lightning_soups.tables import best_first, ingredients_table, make_console, 
 if TYPE_CHECKING:
     from lightning_soups.sweep.sweep import Sweep
 
+FitOnce = Callable[[Namespace, dict[str, Any]], None]
 HELP = "Run many fits over a search space; each leaves ingredients for a soup."
 
 
@@ -36,9 +37,9 @@ class SweepOptions:
             the whole grid with sampler ``grid``.
         dirpath: The soup directory, which also holds the sweep's state (``sweep.db``) and the trials' log folders
             (``trials``). By default that of the config's ``SoupCallback``.
-        monitor: The logged metric that ranks ingredients, when the config has no ``SoupCallback``.
-        mode: ``max`` when a larger ``monitor`` is better, ``min`` when a smaller one is. By default as the logged
-            ``torchmetrics.Metric`` declares.
+        monitor: The logged metric that ranks ingredients. By default that of the config's ``SoupCallback``.
+        mode: ``max`` when a larger ``monitor`` is better, ``min`` when a smaller one is. By default as in the config's
+            ``SoupCallback``, or as the logged ``torchmetrics.Metric`` declares.
         sampler: ``random`` search, a ``grid`` of listed values, or Optuna's ``tpe``.
     """
 
@@ -51,14 +52,17 @@ class SweepOptions:
 
 
 def run_sweep(
-    shared: Namespace, options: SweepOptions, fit_once: Callable[[Namespace], None], parser: ArgumentParser
+    shared: Namespace,
+    options: SweepOptions,
+    fit_once: FitOnce,
+    parser: ArgumentParser,
 ) -> None:
     """Run the trials that are missing, a line each, and print the ingredients.
 
     Args:
         shared: The config that the trials share; its ``seed_everything`` is an int.
         options: The rest of the subcommand's config.
-        fit_once: Runs one fit with a config.
+        fit_once: Runs one fit, given its config and what was drawn for it.
         parser: Parses configs of the same keys; must raise instead of exiting.
 
     Raises:
@@ -70,18 +74,21 @@ def run_sweep(
 
 
 def _run(
-    shared: Namespace, options: SweepOptions, fit_once: Callable[[Namespace], None], parser: ArgumentParser
+    shared: Namespace,
+    options: SweepOptions,
+    fit_once: FitOnce,
+    parser: ArgumentParser,
 ) -> None:
     configs = TrialConfigs(shared, options.dirpath, options.monitor, options.mode)
     sweep = _open_sweep(configs, options)
     configs.check(parser, sweep.extreme_values)
-    ingredients_directory = local_directory(configs.ingredients, "dirpath")
+    ingredients_directory = local_path(configs.dirpath, "dirpath")
     console = make_console()
     say = partial(console.print, soft_wrap=True)
 
     def fit(number: int, parameters: dict[str, Any]) -> Score | None:
         before = set(records.find_records(ingredients_directory))
-        fit_once(configs.make(number, parameters))
+        fit_once(configs.make(number, parameters), parameters)
         # read from disk: with a spawning strategy the callback that recorded them has gone with its process
         new = set(records.find_records(ingredients_directory)) - before
         own = [path for path in new if path.parent.name.startswith(configs.run_name(number))]
@@ -95,7 +102,7 @@ def _run(
     trials = sweep.run(fit, lambda trial: say(_line(trial)))
     _report_failures(say, trials)
     if not sweep.succeeded:
-        raise SystemExit("No trial has succeeded, so there is nothing to cook with.")
+        raise SystemExit("No trial has succeeded.")
     found = best_first(Ingredients.load(ingredients_directory))
     console.print(ingredients_table(found, f"{len(found)} ingredients in {ingredients_directory}, best first"))
 
@@ -108,7 +115,7 @@ def _open_sweep(configs: TrialConfigs, options: SweepOptions) -> "Sweep":
             f"A sweep needs Optuna ({error}). Install it with: pip install 'lightning-soups[sweep]'"
         ) from error
     logging.getLogger("optuna").setLevel(logging.WARNING)  # it reports every trial as well
-    dirpath = local_directory(configs.dirpath, "dirpath")
+    dirpath = local_path(configs.dirpath, "dirpath")
     return Sweep(dirpath, options.space, options.trials, options.sampler, configs.base_seed)
 
 
@@ -124,7 +131,7 @@ def _report_failures(say: Callable[[str], None], trials: Sequence[Trial]) -> Non
     failed = [trial for trial in trials if trial.error is not None]
     if not failed:
         return
-    say(f"[red]{len(failed)} of {len(trials)} trials failed[/red] and left no ingredient:")
+    say(f"[red]{len(failed)} of {len(trials)} trials failed[/red]; what they recorded before stays:")
     for trial in failed:
         say(f"  trial {trial.number:03d}: {escape(trial.error or '')}")
     say("The same command run again tries to make up for them.")

@@ -19,8 +19,8 @@ class TrialConfigs:
     Args:
         shared: A parsed config; its ``seed_everything`` is an int.
         dirpath: The soup directory; None takes that of the config's ``SoupCallback``.
-        monitor: For the callback that is added.
-        mode: For the callback that is added.
+        monitor: The metric to record by; None takes that of the config's ``SoupCallback``.
+        mode: Its direction; None takes that of the config's ``SoupCallback``.
 
     Raises:
         MisconfigurationException: The config has no ``SoupCallback`` and ``dirpath`` or ``monitor`` is missing.
@@ -33,8 +33,10 @@ class TrialConfigs:
         callback = _find_callback(self._shared)
         if callback is None:
             callback = _add_callback(self._shared, dirpath, monitor, mode)
-        self.ingredients = str(callback.init_args.dirpath)
-        self.dirpath = dirpath or self.ingredients
+        for name, value in {"dirpath": dirpath, "monitor": monitor, "mode": mode}.items():
+            if value is not None:
+                callback.init_args[name] = value
+        self.dirpath = str(callback.init_args.dirpath)
         self.base_seed = int(self._shared.seed_everything)
         own_name = callback.init_args.get("run")
         self._prefix = "trial-" if own_name is None else f"{safe_name(own_name)}-"

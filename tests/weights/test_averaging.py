@@ -82,6 +82,13 @@ def test_integers_and_bools_are_chosen_and_never_averaged(
     assert result.item() == expected
 
 
+def test_extra_state_is_chosen_like_a_counter() -> None:
+    first, second = {"_extra_state": {"version": 1}}, {"_extra_state": {"version": 2}}
+    assert average([first, second], [0.4, 0.6]) == second
+    with pytest.raises(ValueError, match=r"_extra_state: dtype no tensor against torch\.float32"):
+        average([first, {"_extra_state": torch.zeros(1)}], [0.5, 0.5])
+
+
 def test_tied_tensors_stay_tied_and_others_do_not_become_tied() -> None:
     def tied(value: float) -> dict[str, Tensor]:
         weight = torch.full((2, 2), value)
