@@ -35,7 +35,7 @@ def compare(dirpath: str = "soups/digits", seed: int = 0, mnist: bool = False, o
     rows = {name: _accuracies(path, Digits(seed=seed, mnist=mnist)) for name, path in models.items()}
     columns = list(next(iter(rows.values())))
     best = {column: max(row[column] for row in rows.values()) for column in columns}
-    table = plain_table("Accuracy in %: in distribution, then on shifted test sets (the best in bold)")
+    table = plain_table("Accuracy in %, then under each shift (the best in bold)")
     table.add_column("")
     for column in columns:
         table.add_column(column, justify="right")
