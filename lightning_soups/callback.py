@@ -1,22 +1,21 @@
 """SoupCallback: records ingredients while runs train."""
 
 import os
-from contextlib import nullcontext
 from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.nn.parameter import is_lazy
 
 from lightning_soups import records
-from lightning_soups.files import local_path, replacing, safe_name
+from lightning_soups.checkpointing import save_initialization, save_validated_weights
+from lightning_soups.files import local_path, safe_name
 from lightning_soups.logged import Logged, logged_in_epoch
+from lightning_soups.run_facts import every_metric, every_sample_once, hyperparameters
 from lightning_soups.run_folder import RunFolder, withdraw
 from lightning_soups.score import Mode, Score, validate_mode
 from lightning_soups.weights import fingerprint
@@ -130,15 +129,7 @@ class SoupCallback(Callback):
         if self.save_initialization:
             path = self.dirpath / records.INITIALIZATIONS / f"{self._initialization}.ckpt"
             if not trainer.strategy.broadcast(path.exists()):
-                # without the module's on_save_checkpoint, which Lightning never calls before training
-                checkpoint = {
-                    "state_dict": state_dict,
-                    "hyper_parameters": dict(pl_module.hparams),
-                    "epoch": 0,
-                    "global_step": 0,
-                    "pytorch-lightning_version": version("lightning"),
-                }
-                _save_checkpoint(trainer, checkpoint, path)
+                save_initialization(trainer, state_dict, path)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Consider the weights that were just validated."""
@@ -174,15 +165,13 @@ class SoupCallback(Callback):
         if self.monitor not in logged:
             return
         self._seen = loop
-        metrics = _every_metric(trainer, logged)
+        metrics = every_metric(trainer, logged)
         score = Score(logged[self.monitor].value, self._resolve_mode(logged[self.monitor]))
         assert self._folder is not None
         if not trainer.strategy.broadcast(self._folder.wants(score)):
             return
         path = self._folder.checkpoint_path(trainer.current_epoch, trainer.global_step)
-        checkpoint = _dump_checkpoint(trainer)
-        _put_averaged_weights(trainer, checkpoint)
-        _save_checkpoint(trainer, checkpoint, path)
+        save_validated_weights(trainer, path)
         surplus = self._folder.keep(path, score)
         if trainer.is_global_zero:
             self._write_record(trainer, pl_module, path, score, metrics)
@@ -215,12 +204,12 @@ class SoupCallback(Callback):
                 "monitor": self.monitor,
                 "mode": score.mode,
                 "metrics": metrics,
-                "hyperparameters": _hyperparameters(trainer, pl_module, self.more_hyperparameters),
+                "hyperparameters": hyperparameters(trainer, pl_module, self.more_hyperparameters),
                 "initialization": self._initialization,
                 "epoch": trainer.current_epoch,
                 "step": trainer.global_step,
                 "devices": trainer.world_size,
-                "exact": self._seen == "validation" and _every_sample_once(trainer),
+                "exact": self._seen == "validation" and every_sample_once(trainer),
                 "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             },
         )
@@ -235,53 +224,3 @@ class SoupCallback(Callback):
             f" {available}. Choose one of them as `monitor`, or log it with self.log({self.monitor!r}, ...,"
             " on_epoch=True)."
         )
-
-
-def _dump_checkpoint(trainer: Trainer) -> dict[str, Any]:
-    """What ``trainer.save_checkpoint(weights_only=True)`` would write. Every process must call this."""
-    checkpoint: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
-    return checkpoint
-
-
-def _put_averaged_weights(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
-    """Under ``WeightAveraging`` the averaged weights were validated; Lightning's weights-only checkpoints lack them."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Trainer sets it dynamically
-        if isinstance(callback, WeightAveraging):
-            callback.on_save_checkpoint(trainer, trainer.lightning_module, checkpoint)
-    for key in ("current_model_state", "averaging_state"):
-        checkpoint.pop(key, None)
-
-
-def _save_checkpoint(trainer: Trainer, checkpoint: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint atomically. Every process must call this."""
-    with replacing(path) if trainer.is_global_zero else nullcontext(path) as own:
-        temporary = trainer.strategy.broadcast(own)
-        trainer.strategy.save_checkpoint(checkpoint, temporary)
-        trainer.strategy.barrier("SoupCallback")  # before the file is moved: several processes may write it
-
-
-def _every_metric(trainer: Trainer, logged: dict[str, Logged]) -> dict[str, float]:
-    """Every process must call this: ``callback_metrics`` may compute, and so gather, what was just logged."""
-    metrics = {name: value.item() for name, value in trainer.callback_metrics.items() if value.numel() == 1}
-    return {**metrics, **{name: value.value for name, value in logged.items()}}
-
-
-def _hyperparameters(trainer: Trainer, pl_module: LightningModule, more: dict[str, Any]) -> dict[str, Any]:
-    """The module's and the datamodule's, the two that Lightning keeps elsewhere, and those that a sweep drew."""
-    known: dict[str, Any] = {"max_epochs": trainer.max_epochs}
-    if "PL_GLOBAL_SEED" in os.environ:  # where seed_everything leaves it for worker processes
-        known["seed_everything"] = int(os.environ["PL_GLOBAL_SEED"])
-    datamodule = getattr(trainer, "datamodule", None)
-    if datamodule is not None:
-        known.update(datamodule.hparams)
-    known.update(pl_module.hparams)
-    for key, value in more.items():
-        if known.get(key.rpartition(".")[2]) != value:
-            known[key.replace(".init_args.", ".")] = value
-    return records.plain_hyperparameters(known)
-
-
-def _every_sample_once(trainer: Trainer) -> bool:
-    """On several processes Lightning's sampler repeats samples so that all get equally many."""
-    overfits = trainer.overfit_batches != 0  # type: ignore[attr-defined]  # Trainer sets it dynamically
-    return trainer.world_size == 1 and trainer.limit_val_batches == 1.0 and not overfits

@@ -1,0 +1,62 @@
+"""Weights-only Lightning checkpoints of the module that a trainer trains, written atomically.
+
+Every process must call these functions, at the same point.
+"""
+
+from contextlib import nullcontext
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor
+
+from lightning_soups.files import replacing
+
+
+def save_initialization(trainer: Trainer, state_dict: dict[str, Tensor], path: Path) -> None:
+    """Save the weights that a fit starts from.
+
+    Without the module's ``on_save_checkpoint``, which Lightning never calls before training, and without what
+    ``WeightAveraging`` has copied, which it does before the module's own ``setup``.
+
+    Args:
+        trainer: In a fit, before its first step.
+        state_dict: The weights.
+        path: The file to create.
+    """
+    checkpoint = {
+        "state_dict": state_dict,
+        "hyper_parameters": dict(trainer.lightning_module.hparams),
+        "epoch": 0,
+        "global_step": 0,
+        "pytorch-lightning_version": version("lightning"),
+    }
+    _save(trainer, checkpoint, path)
+
+
+def save_validated_weights(trainer: Trainer, path: Path) -> None:
+    """Save what ``trainer.save_checkpoint(weights_only=True)`` would, with the weights that were validated.
+
+    Under ``WeightAveraging`` those are the averaged ones, which Lightning leaves out of weights-only checkpoints: it
+    does not call the hook that puts them in. That is why the checkpoint is dumped by the private connector here.
+
+    Args:
+        trainer: In a fit.
+        path: The file to create.
+    """
+    checkpoint: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Trainer sets it dynamically
+        if isinstance(callback, WeightAveraging):
+            callback.on_save_checkpoint(trainer, trainer.lightning_module, checkpoint)
+    for key in ("current_model_state", "averaging_state"):
+        checkpoint.pop(key, None)
+    _save(trainer, checkpoint, path)
+
+
+def _save(trainer: Trainer, checkpoint: dict[str, Any], path: Path) -> None:
+    with replacing(path) if trainer.is_global_zero else nullcontext(path) as own:
+        temporary = trainer.strategy.broadcast(own)
+        trainer.strategy.save_checkpoint(checkpoint, temporary)
+        trainer.strategy.barrier("SoupCallback")  # before the file is moved: several processes may write it
