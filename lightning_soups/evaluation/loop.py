@@ -87,6 +87,7 @@ class KeptLoop(_EvaluationLoop):
     def _evaluation_step(self, batch: Any, *args: Any, **kwargs: Any) -> None:
         super()._evaluation_step(batch, *args, **kwargs)
         if self._uneven and (names := synced_in_every_batch(self.trainer)):
+            self.trainer.strategy.barrier()  # all raise: none may leave while another is inside this batch's collective
             raise MisconfigurationException(
                 f"{names} are gathered over processes in every batch, but the held-out samples do not divide evenly"
                 " among the processes, so the last batch would wait forever. Log them with on_step=False."
