@@ -3,6 +3,7 @@
 import glob
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,9 +110,8 @@ class Ingredients(Sequence[Ingredient]):
     def __init__(self, ingredients: Iterable[Ingredient], directory: str | os.PathLike[str] = ".") -> None:
         self._ingredients = tuple(ingredients)
         self.directory = Path(directory)
-        paths = [ingredient.path.resolve() for ingredient in self._ingredients]
-        twice = sorted({one.name for one, path in zip(self._ingredients, paths, strict=True) if paths.count(path) > 1})
-        if twice:
+        counts = Counter(ingredient.path.resolve() for ingredient in self._ingredients)
+        if twice := sorted({one.name for one in self._ingredients if counts[one.path.resolve()] > 1}):
             raise ValueError(f"Each ingredient can be listed once; listed more than once: {twice}.")
 
     @classmethod

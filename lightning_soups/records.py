@@ -13,7 +13,6 @@ import math
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
-from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +114,6 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if value is None or isinstance(value, (str, bool, int)):
         return value
-    if isinstance(value, Number) and isinstance(value, float) and math.isfinite(value):
+    if isinstance(value, float) and math.isfinite(value):
         return float(value)
     return str(value)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
@@ -80,17 +81,17 @@ def _run(
     parser: ArgumentParser,
 ) -> None:
     configs = TrialConfigs(shared, options.dirpath, options.monitor, options.mode)
-    sweep = _open_sweep(configs, options)
+    directory = local_path(configs.dirpath, "dirpath")
+    sweep = _open_sweep(directory, options, configs.base_seed)
     configs.check(parser, sweep.extreme_values)
-    ingredients_directory = local_path(configs.dirpath, "dirpath")
     console = make_console()
     say = partial(console.print, soft_wrap=True)
 
     def fit(number: int, parameters: dict[str, Any]) -> Score | None:
-        before = set(records.find_records(ingredients_directory))
+        before = set(records.find_records(directory))
         fit_once(configs.make(number, parameters), parameters)
         # read from disk: with a spawning strategy the callback that recorded them has gone with its process
-        new = set(records.find_records(ingredients_directory)) - before
+        new = set(records.find_records(directory)) - before
         own = [path for path in new if path.parent.name.startswith(configs.run_name(number))]
         scores = [Ingredient.from_record(path).score for path in own]
         return max((score for score in scores if score is not None), default=None)
@@ -103,11 +104,11 @@ def _run(
     _report_failures(say, trials)
     if not sweep.succeeded:
         raise SystemExit("No trial has succeeded.")
-    found = best_first(Ingredients.load(ingredients_directory))
-    console.print(ingredients_table(found, f"{len(found)} ingredients in {ingredients_directory}, best first"))
+    found = best_first(Ingredients.load(directory))
+    console.print(ingredients_table(found, f"{len(found)} ingredients in {directory}, best first"))
 
 
-def _open_sweep(configs: TrialConfigs, options: SweepOptions) -> "Sweep":
+def _open_sweep(directory: Path, options: SweepOptions, base_seed: int) -> "Sweep":
     try:
         from lightning_soups.sweep.sweep import Sweep
     except ModuleNotFoundError as error:
@@ -115,8 +116,7 @@ def _open_sweep(configs: TrialConfigs, options: SweepOptions) -> "Sweep":
             f"A sweep needs Optuna ({error}). Install it with: pip install 'lightning-soups[sweep]'"
         ) from error
     logging.getLogger("optuna").setLevel(logging.WARNING)  # it reports every trial as well
-    dirpath = local_path(configs.dirpath, "dirpath")
-    return Sweep(dirpath, options.space, options.trials, options.sampler, configs.base_seed)
+    return Sweep(directory, options.space, options.trials, options.sampler, base_seed)
 
 
 def _line(trial: Trial) -> str:
