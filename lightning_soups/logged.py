@@ -7,8 +7,9 @@ tensor logged on several processes. Without ``sync_dist=True`` each process has 
 are averaged as integers, so that 301 and 300 samples become 300.
 """
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from lightning.pytorch import Trainer
@@ -30,6 +31,20 @@ class Logged:
 
     value: float
     mode: Mode | None
+
+
+@dataclass(frozen=True)
+class Accumulator:
+    """What accumulates a logged scalar on this process, batch by batch.
+
+    Args:
+        source: The logged ``torchmetrics.Metric``; for a tensor logged as a mean, a function that returns the weighted
+            sum and the total weight so far.
+        dataloader_idx: The dataloader that it was logged for; None when there is only one.
+    """
+
+    source: Metric | Callable[[], tuple[float, float]]
+    dataloader_idx: int | None
 
 
 def logged_in_epoch(trainer: Trainer, known: Container[str] = ()) -> dict[str, Logged]:
@@ -72,6 +87,35 @@ def synced_in_every_batch(trainer: Trainer) -> list[str]:
         for item in items
         if (item.meta.on_step and item.meta.sync.should) or getattr(item.value, "dist_sync_on_step", False)
     )
+
+
+def accumulator(trainer: Trainer, name: str) -> Accumulator | None:
+    """Find what accumulates a scalar in ``validation_step``.
+
+    Args:
+        trainer: A trainer inside a loop.
+        name: A name that ``trainer.callback_metrics`` uses.
+
+    Returns:
+        None when it was not logged yet, by rank zero only, by another reduction than the mean, or for several
+        dataloaders with one metric, which then holds more than one of them.
+    """
+    results = trainer._results
+    if results is None:
+        return None
+    for item in results.result_metrics:
+        if name not in _names(results, item) or not item.meta.on_epoch or item.meta.sync.rank_zero_only:
+            continue
+        if not item.is_tensor:
+            shared = sum(other.value is item.value for other in results.result_metrics) > 1
+            return None if shared else Accumulator(item.value, item.meta.dataloader_idx)
+        if item.meta.is_mean_reduction:
+            return Accumulator(partial(_sum_and_weight, item), item.meta.dataloader_idx)
+    return None
+
+
+def _sum_and_weight(item: _ResultMetric) -> tuple[float, float]:
+    return float(item.value), float(item.cumulated_batch_size)
 
 
 def _names(results: _ResultCollection, item: _ResultMetric) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """From a mixture to a checkpoint: opens ingredients and averages them."""
 
+from collections.abc import Iterable
 from copy import deepcopy
 from typing import Any
 
@@ -39,6 +40,24 @@ class Mixer:
         # a copy, because a module's on_load_checkpoint may take things out of it
         coefficients = [mixture.coefficients[member] for member in members]
         return {**deepcopy(shell), "state_dict": average(state_dicts, coefficients)}
+
+    def open_all(self, ingredients: Iterable[Ingredient]) -> None:
+        """Open ingredients, so that one that cannot be used is found before any work is done.
+
+        Raises:
+            ValueError: One cannot be read safely, or its tensors do not fit the first one's.
+        """
+        for ingredient in ingredients:
+            self._open(ingredient)
+
+    def state_dict(self, ingredient: Ingredient) -> dict[str, Any]:
+        """An ingredient's own weights, memory-mapped.
+
+        Raises:
+            ValueError: It cannot be read safely, or its tensors do not fit those of the ingredients opened before.
+        """
+        state_dict: dict[str, Any] = self._open(ingredient)["state_dict"]
+        return state_dict
 
     def _open(self, ingredient: Ingredient) -> dict[str, Any]:
         if ingredient not in self._opened:

@@ -33,6 +33,7 @@ class Soup:
         trace: What the recipe asked, in order.
         recipe: Name of the recipe's class.
         candidates: All the ingredients that the recipe could choose from.
+        caveats: Why the scores may not be exact, in words; empty when they are.
         path: Where the soup is saved; None while it is not.
     """
 
@@ -46,6 +47,7 @@ class Soup:
         trace: Iterable[Question],
         recipe: str,
         candidates: Iterable[Ingredient],
+        caveats: Iterable[str] = (),
         path: Path | None = None,
     ) -> None:
         self.mixture = mixture
@@ -55,6 +57,7 @@ class Soup:
         self.trace = tuple(trace)
         self.recipe = recipe
         self.candidates = tuple(candidates)
+        self.caveats = tuple(caveats)
         self.path = path
 
     @property
@@ -118,6 +121,7 @@ class Soup:
             ],
             recipe=provenance["recipe"],
             candidates=candidates,
+            caveats=provenance.get("caveats", ()),
             path=Path(path),
         )
 
@@ -142,6 +146,7 @@ class Soup:
             "candidates": [_entry(ingredient) for ingredient in self.candidates],
             "coefficients": pairs(self.mixture),
             "trace": [{**_fields(row), "mixture": pairs(row.mixture), "score": row.score.value} for row in self.trace],
+            "caveats": list(self.caveats),
             "versions": versions(),
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }

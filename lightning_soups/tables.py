@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_soups.ingredients import Ingredient, Ingredients
+from lightning_soups.mixture import Mixture
 from lightning_soups.score import Score
 from lightning_soups.soup import Soup
 from lightning_soups.trace import Question
@@ -72,27 +73,36 @@ def trace_table(soup: Soup) -> Table:
     table.add_column(soup.monitor, justify="right", no_wrap=True)
     table.add_column("")
     table.add_column("samples", justify="right", no_wrap=True)
-    singles = [row for row in soup.trace if _ranks(row)]
+    singles = _ranking(soup.trace)
     if singles:
         scores = sorted((row.score for row in singles), reverse=True)
         best, worst = (show_score(score.value) for score in (scores[0], scores[-1]))
+        recorded = any(row.cached for row in singles)
+        verdict = "ranked as recorded" if recorded else "ranked"
         samples = str(sum(row.samples for row in singles))
-        table.add_row(f"{len(singles)} single ingredients", f"{best} to {worst}", "ranked", samples)
+        table.add_row(f"{len(singles)} single ingredients", f"{best} to {worst}", verdict, samples)
     kept: set[Ingredient] = set()
-    for row in soup.trace:
-        if _ranks(row):
-            continue
+    for row in soup.trace[len(singles) :]:
         verdict = {None: "start", True: "kept", False: "left out"}[row.accepted]
         cost = "known" if row.cached else str(row.samples)
         style = "green" if row.accepted else None
-        table.add_row(_asked(row, kept), show_score(row.score.value), verdict, cost, style=style)
+        score = show_score(row.score.value)
+        if row.early:
+            score = f"{'≤' if row.score.mode == 'max' else '≥'} {score}"
+        table.add_row(_asked(row, kept), score, verdict, cost, style=style)
         if row.accepted is not False:
             kept = set(row.mixture)
     return table
 
 
-def _ranks(row: Question) -> bool:
-    return len(row.mixture) == 1 and row.accepted is None and not row.cached
+def _ranking(trace: Sequence[Question]) -> list[Question]:
+    """The questions at the start of a trace that are each about another single ingredient."""
+    singles: dict[Mixture, Question] = {}
+    for row in trace:
+        if len(row.mixture) > 1 or row.accepted is not None or row.mixture in singles:
+            break
+        singles[row.mixture] = row
+    return list(singles.values())
 
 
 def _asked(row: Question, kept: set[Ingredient]) -> str:

@@ -12,12 +12,15 @@ class Question:
 
     Args:
         mixture: What was asked about.
-        score: Its held-out score.
+        score: Its held-out score. For an answer that came early, the best that the candidate could still have reached,
+            which is less than what it had to beat.
         accepted: Whether it reached the score it had to beat; None when it had none to beat.
         batches: Batches evaluated for the answer, on all processes together.
         samples: Samples evaluated for the answer, on all processes together.
         seconds: Wall time.
-        cached: Whether the answer was known already, so that nothing was evaluated.
+        cached: Whether the answer was known already (asked before, or recorded), so that nothing was evaluated.
+        early: Whether the candidate was rejected before all samples were evaluated, because it provably could not reach
+            the score to beat.
     """
 
     mixture: Mixture
@@ -27,3 +30,4 @@ class Question:
     samples: int
     seconds: float
     cached: bool
+    early: bool = False

@@ -11,12 +11,16 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from lightning_soups.evaluation.loop import KeptLoop
+from lightning_soups.evaluation.cache import validate_cache_batches
+from lightning_soups.evaluation.kept_loop import KeptLoop
 from lightning_soups.evaluation.module_state import unchanged
 from lightning_soups.evaluation.progress import RecipeProgress
+from lightning_soups.evaluation.rejection import BoundWithdrawnError
 from lightning_soups.evaluation.replay import ReplayEvaluator
+from lightning_soups.evaluation.staging import Staging
 from lightning_soups.files import local_path
 from lightning_soups.ingredients import Ingredients
+from lightning_soups.mixing import Mixer
 from lightning_soups.recipes import GreedySoup, Recipe
 from lightning_soups.score import Mode, validate_mode
 from lightning_soups.soup import Soup
@@ -36,6 +40,8 @@ class SoupTrainer(Trainer):
         monitor: str | None = None,
         mode: Literal["min", "max"] | None = None,
         output: str | os.PathLike[str] | None = None,
+        cache_batches: Literal["auto", "device", "host", "off"] = "auto",
+        early_rejection: bool = True,
     ) -> Soup:
         """Make one better model from recorded ingredients.
 
@@ -54,6 +60,13 @@ class SoupTrainer(Trainer):
             mode: ``max`` when a larger value is better, ``min`` when a smaller one is. By default as recorded, or as
                 the logged ``torchmetrics.Metric`` declares.
             output: Where to save the soup. By default ``soups/<recipe>.ckpt`` in the ingredients' directory.
+            cache_batches: Where the held-out batches of the first pass are kept for all later ones: on the
+                accelerator (``device``), in host memory (``host``), on the accelerator if they fit there and else in
+                host memory (``auto``), or nowhere (``off``: every pass reads and decodes them again). At most 40 % of
+                the memory that is free there is used.
+            early_rejection: Whether to end the evaluation of a candidate as soon as it provably cannot reach the score
+                to beat, which does not change what is chosen. It works for torchmetrics' accuracy, precision, recall,
+                F-scores and relatives, mean errors, and logged numbers that are never negative with mode ``min``.
 
         Returns:
             The soup, with its scores, its trace and the path it was saved to.
@@ -61,7 +74,7 @@ class SoupTrainer(Trainer):
         Raises:
             ValueError: There are no ingredients, one cannot be read safely, or ``output`` is a folder or a URL.
             MisconfigurationException: The ingredients do not fit the module, ``monitor`` is not logged, its ``mode``
-                is not known, or there is no held-out data.
+                is not known, ``cache_batches`` is none of its choices, or there is no held-out data.
         """
         module = model if model is not None else self.lightning_module
         if module is None:
@@ -78,9 +91,10 @@ class SoupTrainer(Trainer):
             monitor=monitor if monitor is not None else _recorded_monitor(found),
             mode=validate_mode(mode) if mode is not None else None,
             output=_output_path(output, found, recipe),
+            early_rejection=early_rejection,
         )
         lightning_loop = self.validate_loop
-        self.validate_loop = KeptLoop(self, job)
+        self.validate_loop = KeptLoop(self, job, validate_cache_batches(cache_batches))
         try:
             with unchanged(module):
                 (soup,) = self.validate(module, dataloaders, datamodule=datamodule, verbose=False)
@@ -99,14 +113,30 @@ class _Cook:
     monitor: str
     mode: Mode | None
     output: Path
+    early_rejection: bool
 
     def __call__(self, loop: KeptLoop) -> Soup:
-        trainer = loop.trainer
-        with RecipeProgress(trainer) as progress:
-            loop.on_batch = progress.batch
-            mode = self.mode or self._recorded_mode()
-            evaluator = ReplayEvaluator(loop, progress, self.ingredients, self.monitor, mode)
-            mixture = self.recipe.cook(self.ingredients, evaluator)
+        trainer, mixer = loop.trainer, Mixer()
+        mixer.open_all(self.ingredients)
+        pin = trainer.strategy.root_device.type == "cuda"
+        name = type(self.recipe).__name__
+        with RecipeProgress(trainer, name, len(self.ingredients) - 1) as progress, Staging(mixer, pin) as staging:
+            loop.progress = progress
+            evaluator = ReplayEvaluator(
+                loop,
+                progress,
+                self.ingredients,
+                self.monitor,
+                self.mode or self._recorded_mode(),
+                early_rejection=self.early_rejection,
+                mixer=mixer,
+                staging=staging,
+            )
+            try:
+                mixture = self.recipe.cook(self.ingredients, evaluator)
+            except BoundWithdrawnError:
+                evaluator.take_rejections_back()
+                mixture = self.recipe.cook(self.ingredients, evaluator)
             score, metrics = evaluator.answer(mixture)
         soup = Soup(
             mixture,
@@ -114,8 +144,9 @@ class _Cook:
             monitor=self.monitor,
             metrics=metrics,
             trace=evaluator.trace,
-            recipe=type(self.recipe).__name__,
+            recipe=name,
             candidates=self.ingredients,
+            caveats=evaluator.caveats,
         )
         if trainer.is_global_zero:
             soup.save(self.output)

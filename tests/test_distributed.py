@@ -42,7 +42,8 @@ def test_two_processes_choose_what_one_does(
     assert two.mixture == one.mixture
     scores = [row.score.value for row in one.trace]
     assert [row.score.value for row in two.trace] == pytest.approx(scores, rel=1e-6)
-    assert [row.samples for row in two.trace] == [row.samples for row in one.trace]
+    assert [row.cached for row in two.trace] == [row.cached for row in one.trace]
+    assert [row.samples for row in two.trace if row.accepted] == [row.samples for row in one.trace if row.accepted]
     assert [row.accepted for row in two.trace] == [row.accepted for row in one.trace]
     assert all(torch.equal(tensor, two.state_dict()[name]) for name, tensor in one.state_dict().items())
 

@@ -15,7 +15,7 @@ from lightning.pytorch.trainer.trainer import Trainer
 from lightning.pytorch.utilities.data import _update_dataloader
 
 from lightning_soups import SoupTrainer
-from lightning_soups.evaluation.loop import KeptLoop
+from lightning_soups.evaluation.kept_loop import KeptLoop
 from lightning_soups.logged import logged_in_epoch
 from tests.helpers import Blobs, Classifier, trainer
 
@@ -68,13 +68,13 @@ def test_the_logged_results() -> None:
         seen["logged"] = loop.one_pass()
         seen["after"] = logged_in_epoch(loop.trainer)
         seen["callback_metrics"] = dict(loop.trainer.callback_metrics)
-        seen["cost"] = (loop.batches, loop.samples, loop.batches_in_pass)
+        seen["cost"] = (loop.batches, loop.samples, loop.samples_in_pass)
 
     validating = trainer(SoupTrainer)
-    validating.validate_loop = KeptLoop(validating, job)
+    validating.validate_loop = KeptLoop(validating, job, "auto")
     validating.validate(Classifier(), datamodule=Blobs(), verbose=False)
     assert seen["before"] == seen["after"] == {}
     assert {name: value.mode for name, value in seen["logged"].items()} == {"val_acc": "max", "val_loss": None}
     for name, value in seen["logged"].items():
         assert value.value == pytest.approx(seen["callback_metrics"][name].item(), rel=1e-6)
-    assert seen["cost"] == (4, 101, 4)
+    assert seen["cost"] == (4, 101, 101)

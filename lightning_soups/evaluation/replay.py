@@ -1,17 +1,24 @@
 """The evaluator that replays Lightning's validate loop."""
 
+import itertools
 import math
 import time
+from collections.abc import Mapping
+from functools import partial
 
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, Trainer
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
 from lightning_soups.evaluation.evaluator import Evaluator
-from lightning_soups.evaluation.loop import KeptLoop
+from lightning_soups.evaluation.kept_loop import KeptLoop
+from lightning_soups.evaluation.live_weights import LiveWeights
 from lightning_soups.evaluation.module_state import UnsavedState
+from lightning_soups.evaluation.monitored import gather
 from lightning_soups.evaluation.progress import RecipeProgress
+from lightning_soups.evaluation.rejection import EarlyRejection
+from lightning_soups.evaluation.staging import Staging
 from lightning_soups.ingredients import Ingredient, Ingredients
+from lightning_soups.logged import Logged
 from lightning_soups.mixing import Mixer
 from lightning_soups.mixture import Mixture
 from lightning_soups.score import Mode, Score
@@ -19,10 +26,9 @@ from lightning_soups.trace import Question
 
 
 class ReplayEvaluator(Evaluator):
-    """Writes each mixture into the live module and makes one pass of the kept validate loop.
+    """Writes each mixture into the live module and makes the passes of the kept validate loop that it takes to answer.
 
-    The same mixture is evaluated once. The weights that are scored are, bit for bit, those that a soup of the same
-    mixture saves.
+    No mixture is evaluated twice, and what was recorded is not evaluated again where that is the same.
 
     Args:
         loop: The kept loop, running.
@@ -30,44 +36,84 @@ class ReplayEvaluator(Evaluator):
         ingredients: What mixtures may be made of.
         monitor: The logged metric that is the score.
         mode: The direction of ``monitor``; None takes it from the logged ``torchmetrics.Metric``.
+        early_rejection: Whether to end a pass once it provably cannot reach the score to beat.
+        staging: Reads ingredients ahead.
+        mixer: Opens and mixes ingredients.
+
+    Attributes:
+        trace: What was asked, in order.
+        caveats: Why scores may not be exact, in words for the user.
     """
 
     def __init__(
-        self, loop: KeptLoop, progress: RecipeProgress, ingredients: Ingredients, monitor: str, mode: Mode | None
+        self,
+        loop: KeptLoop,
+        progress: RecipeProgress,
+        ingredients: Ingredients,
+        monitor: str,
+        mode: Mode | None,
+        *,
+        early_rejection: bool,
+        mixer: Mixer,
+        staging: Staging,
     ) -> None:
-        self._ingredients = ingredients
         self.trace: list[Question] = []
+        self.caveats = list(loop.source.caveats)
+        self._ingredients = ingredients
         self._loop = loop
         self._progress = progress
         self._monitor = monitor
         self._mode = mode
-        self._mixer = Mixer()
+        self._staging = staging
+        self._weights = LiveWeights(loop.trainer, mixer, staging)
         self._unsaved = UnsavedState(loop.trainer.lightning_module)
+        self._passes = EarlyRejection(loop, monitor, early_rejection)
         self._answers: dict[Mixture, tuple[Score, dict[str, float]]] = {}
+        self._recorded: dict[Mixture, Score] = {}
+        self._below: dict[Mixture, Score] = {}
+        self._incumbent: Score | None = None
+        self._following: dict[Ingredient, Ingredient] = {}
+        self._expect(list(ingredients))
 
     def score(self, mixture: Mixture, beat: Score | None = None) -> Score:
         """See :meth:`Evaluator.score`."""
         self._check(mixture)
-        started = time.monotonic()
-        cached = mixture in self._answers
-        if not cached:
-            self._progress.ask(self._loop.batches_in_pass)
-            self._answers[mixture] = self._evaluate(mixture)
-        score = self._answers[mixture][0]
-        batches, samples = (0, 0) if cached else self._cost()
+        started, batches, samples = time.monotonic(), self._loop.batches, self._loop.samples
+        score = self._known(mixture, beat)
+        cached = score is not None
+        if score is None:
+            score = self._evaluate(mixture, beat)
         accepted = None if beat is None else score >= beat
-        row = Question(mixture, score, accepted, batches, samples, time.monotonic() - started, cached)
+        row = Question(
+            mixture,
+            score,
+            accepted,
+            0 if cached else self._over_processes(self._loop.batches - batches),
+            0 if cached else self._over_processes(self._loop.samples - samples),
+            time.monotonic() - started,
+            cached,
+            early=score is self._below.get(mixture),
+        )
         self.trace.append(row)
-        self._progress.answer(row)
+        whole = len(self.trace) * self._loop.samples_in_pass
+        self._progress.answer(row, saved=1 - self._loop.samples / whole if whole else 0.0)
         return score
 
     def rank(self, ingredients: Ingredients) -> list[Ingredient]:
-        """See :meth:`Evaluator.rank`. Every ingredient is evaluated, so recorded scores need not be comparable."""
-        scores = {ingredient: self.score(Mixture.uniform([ingredient])) for ingredient in ingredients}
-        return sorted(ingredients, key=scores.__getitem__, reverse=True)
+        """See :meth:`Evaluator.rank`.
+
+        Recorded scores are used when all ingredients have one of this monitor that is over the whole held-out data,
+        and evaluating the best of them gives every metric that was recorded with it; else all are evaluated.
+        """
+        ranked = self._rank_as_recorded(ingredients)
+        if ranked is None:
+            scores = {ingredient: self.score(Mixture.uniform([ingredient])) for ingredient in ingredients}
+            ranked = sorted(ingredients, key=scores.__getitem__, reverse=True)
+        self._expect(ranked)
+        return ranked
 
     def answer(self, mixture: Mixture) -> tuple[Score, dict[str, float]]:
-        """The score and all metrics of a mixture; it is evaluated if no question was asked about it.
+        """The score and all metrics of a mixture; it is evaluated unless that was done before.
 
         Raises:
             MisconfigurationException: It is no mixture of the given ingredients, or its score is NaN.
@@ -81,47 +127,116 @@ class ReplayEvaluator(Evaluator):
             )
         return self._answers[mixture]
 
+    def take_rejections_back(self) -> None:
+        """Forget which candidates were rejected early; full answers stay."""
+        self.trace = [row for row in self.trace if not row.early]
+        self._below.clear()
+        self._add_caveat(
+            f"{self._monitor!r} was negative in some batch, after candidates had been rejected early because it had"
+            " been non-negative until then. The recipe was started again without rejecting early."
+        )
+
     def _check(self, mixture: object) -> None:
         if not isinstance(mixture, Mixture):
             raise MisconfigurationException(f"A recipe must ask about and return a Mixture, got {mixture!r}.")
         if foreign := [ingredient.name for ingredient in mixture if ingredient not in self._ingredients]:
             raise MisconfigurationException(f"The recipe mixes ingredients that it was not given: {foreign}.")
 
-    def _evaluate(self, mixture: Mixture) -> tuple[Score, dict[str, float]]:
+    def _expect(self, order: list[Ingredient]) -> None:
+        """Read ingredients ahead in this order."""
+        self._following = dict(itertools.pairwise(order))
+
+    def _known(self, mixture: Mixture, beat: Score | None) -> Score | None:
+        if mixture in self._answers:
+            return self._answers[mixture][0]
+        if mixture in self._recorded:
+            return self._recorded[mixture]
+        below = self._below.get(mixture)
+        return below if below is not None and beat is not None and not below >= beat else None
+
+    def _rank_as_recorded(self, ingredients: Ingredients) -> list[Ingredient] | None:
+        recorded: dict[Ingredient, Score] = {}
+        for ingredient in ingredients:
+            if ingredient.score is not None and ingredient.exact and ingredient.monitor == self._monitor:
+                recorded[ingredient] = ingredient.score
+        if len(recorded) < len(ingredients) or {score.mode for score in recorded.values()} != {self._mode}:
+            return None
+        ranked = sorted(ingredients, key=recorded.__getitem__, reverse=True)
+        best = Mixture.uniform(ranked[:1])
+        self.score(best)
+        if not _agree(ranked[0].metrics, self._answers[best][1]):
+            rank_zero_info(
+                f"Evaluating {ranked[0].name!r} again gave other values than were recorded with it, so all ingredients"
+                " are evaluated: the held-out data, the precision or the module may have changed."
+            )
+            return None
+        self._recorded = {Mixture.uniform([ingredient]): score for ingredient, score in recorded.items()}
+        for ingredient in ranked[1:]:
+            self.score(Mixture.uniform([ingredient]))
+        return ranked
+
+    def _evaluate(self, mixture: Mixture, beat: Score | None) -> Score:
+        result = self._passes.answer(partial(self._prepare, mixture), beat)
+        if isinstance(result, Score):
+            self._below[mixture] = result
+            return result
+        if not self._answers:
+            self._look_for_changes()
+        score = Score(self._value(result), self._mode_of(result))
+        self._answers[mixture] = score, {name: value.value for name, value in result.items()}
+        if self._incumbent is None or score >= (beat or self._incumbent):
+            self._incumbent = score
+            self._passes.set_incumbent()
+        return score
+
+    def _prepare(self, mixture: Mixture) -> None:
         self._unsaved.restore(self._loop.trainer.lightning_module)
-        _write_into_module(self._loop.trainer, self._mixer, mixture)
-        logged = self._loop.one_pass()
+        self._weights.write(mixture)
+        if following := self._following.get(mixture.members[-1]):
+            self._staging.stage(following)
+
+    def _value(self, logged: dict[str, Logged]) -> float:
         if self._monitor not in logged:
             raise MisconfigurationException(
                 f"`monitor={self._monitor!r}` was not logged in validation. Logged once per epoch were:"
                 f" {sorted(logged)}. Choose one of them, or log it in validation_step."
             )
+        # a metric may be told not to gather; ranks that decided differently would wait for each other forever
+        value: float = self._loop.trainer.strategy.broadcast(logged[self._monitor].value)
+        return value
+
+    def _mode_of(self, logged: dict[str, Logged]) -> Mode:
         self._mode = self._mode or logged[self._monitor].mode
         if self._mode is None:
             raise MisconfigurationException(
                 f"Whether a larger {self._monitor!r} is better is not known: it was logged as a plain number. Pass"
                 " mode='max' or mode='min', or log a torchmetrics.Metric."
             )
-        # a metric may be told not to gather; ranks that decided differently would wait for each other forever
-        value = self._loop.trainer.strategy.broadcast(logged[self._monitor].value)
-        return Score(value, self._mode), {name: value.value for name, value in logged.items()}
+        return self._mode
 
-    def _cost(self) -> tuple[int, int]:
-        strategy = self._loop.trainer.strategy
-        own = torch.tensor([self._loop.batches, self._loop.samples], device=strategy.root_device)
-        batches, samples = strategy.all_gather(own).reshape(-1, 2).sum(dim=0).tolist()
-        return int(batches), int(samples)
+    def _look_for_changes(self) -> None:
+        """After the first pass: would another one see other data?"""
+        for index, loader in enumerate(self._loop.loaders or []):
+            if loader.changes():
+                kept = (
+                    "The batches of its first pass were kept, so that all candidates were compared on the same data."
+                    if loader.store is not None
+                    else "Candidates were compared on different data, so decisions are partly noise."
+                )
+                self._add_caveat(
+                    f"Held-out dataloader {index} gives other batches each time it is read: it shuffles, or changes"
+                    f" samples at random. {kept} Use shuffle=False and no random augmentation for held-out data."
+                )
+
+    def _add_caveat(self, text: str) -> None:
+        self.caveats.append(text)
+        rank_zero_warn(text)
+
+    def _over_processes(self, count: int) -> int:
+        return int(gather(self._loop, [count]).sum())
 
 
-def _write_into_module(trainer: Trainer, mixer: Mixer, mixture: Mixture) -> None:
-    """Load a mixture the way Lightning loads a checkpoint, hooks included."""
-    module: LightningModule = trainer.lightning_module
-    checkpoint = mixer.mix(mixture)
-    module.on_load_checkpoint(checkpoint)
-    try:
-        trainer.strategy.load_model_state_dict(checkpoint, strict=module.strict_loading)
-    except RuntimeError as error:  # torch lists the keys and both shapes
-        names = [str(ingredient.path) for ingredient in mixture]
-        raise MisconfigurationException(
-            f"The ingredients {names} do not fit the {type(module).__name__} that was passed: {error}"
-        ) from error
+def _agree(recorded: Mapping[str, float], measured: Mapping[str, float]) -> bool:
+    """Whether every metric that was recorded and measured has the same value, up to the rounding of a sum."""
+    pairs = [(recorded[name], value) for name, value in measured.items() if name in recorded]
+    return all(math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9) or (math.isnan(a) and math.isnan(b)) for a, b in pairs)

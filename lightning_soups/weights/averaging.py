@@ -1,11 +1,16 @@
 """Weighted sums of checkpoints, exact to one rounding and tensor by tensor."""
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from lightning_soups.weights.chunks import Job, Release, combine
+from lightning_soups.weights.pages import MappedPages
+from lightning_soups.weights.reading import read_checkpoint
 
 StateDict = Mapping[str, Any]
 
@@ -15,8 +20,9 @@ def average(state_dicts: Sequence[StateDict], coefficients: Sequence[float]) -> 
 
     Floating-point tensors are summed in float64 (complex ones in complex128) and rounded once to the dtype of the
     first checkpoint, so half precision never overflows or drifts (Wortsman et al. 2022, arXiv:2203.05482, section 2,
-    define the uniform case, :math:`\lambda_i = 1/N`). Memory beyond the result is one float64 tensor and one
-    converted one, whatever N is, when the inputs are memory-mapped.
+    define the uniform case, :math:`\lambda_i = 1/N`). When all coefficients are :math:`1/N` the sum is plain and
+    divided once: float64 sums of float32 numbers are exact in practice, so their order does not matter. Memory beyond
+    the result is a few MiB a thread, whatever N is, besides the inputs; :func:`average_checkpoints` bounds those too.
 
     Integer and bool tensors are counters, indices and masks and are never averaged, nor is what is no tensor (a
     module's extra state): where all checkpoints agree the value is kept; where they differ the whole value of the
@@ -34,6 +40,37 @@ def average(state_dicts: Sequence[StateDict], coefficients: Sequence[float]) -> 
         ValueError: Nothing to average, lengths that differ, a coefficient that is not finite, or names, shapes or
             kinds of dtype that differ; the message lists them.
     """
+    return _average(state_dicts, coefficients)
+
+
+def average_checkpoints(
+    paths: Sequence[str | os.PathLike[str]], coefficients: Sequence[float] | None = None
+) -> dict[str, Any]:
+    r"""Average checkpoint files of any number as :func:`average` does, in the memory of about one of them.
+
+    The files are memory-mapped. On Linux what has been read is given back at once, so little more than the result is
+    resident at a time; elsewhere it stays until the system needs the memory.
+
+    Args:
+        paths: N ``.ckpt`` files with the same names and shapes; nothing in them is run (:func:`read_checkpoint`).
+        coefficients: N finite numbers, :math:`\lambda_i`; None for the uniform :math:`1/N`.
+
+    Returns:
+        A new state dict in the order of the first, on CPU.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A file is no checkpoint that can be read safely, or see :func:`average`.
+    """
+    state_dicts = [read_checkpoint(path)["state_dict"] for path in paths]
+    if coefficients is None:
+        coefficients = [1 / len(paths) for _ in paths]
+    return _average(state_dicts, coefficients, MappedPages(paths).release)
+
+
+def _average(
+    state_dicts: Sequence[StateDict], coefficients: Sequence[float], release: Release | None = None
+) -> dict[str, Any]:
     if not state_dicts or len(state_dicts) != len(coefficients):
         raise ValueError(
             "Averaging needs one coefficient per checkpoint and at least one checkpoint, got"
@@ -46,13 +83,26 @@ def average(state_dicts: Sequence[StateDict], coefficients: Sequence[float]) -> 
             raise ValueError(f"Checkpoint 0 and checkpoint {index} do not fit together:\n" + "\n".join(problems))
 
     result: dict[str, Any] = {}
-    computed: dict[tuple[object, ...], Tensor] = {}
+    computed: dict[tuple[object, ...], Any] = {}
+    jobs: list[Job] = []
     for name in state_dicts[0]:
-        tensors = [state_dict[name] for state_dict in state_dicts]
-        place = tuple(_place(tensor) for tensor in tensors)
+        values = [state_dict[name] for state_dict in state_dicts]
+        place = tuple(map(_place, values))
         if place not in computed:
-            computed[place] = _combine(tensors, coefficients)
+            if _kind(values[0]) not in ("floating", "complex"):
+                computed[place] = _copy(values[max(range(len(values)), key=coefficients.__getitem__)])
+            elif len(values) == 1 and coefficients[0] == 1.0:
+                computed[place] = _copy(values[0])
+            else:
+                first = values[0]
+                computed[place] = torch.empty(first.shape, dtype=first.dtype)
+                jobs.append(Job(computed[place], values, first.dtype))
         result[name] = computed[place]
+    count = len(state_dicts)
+    if all(coefficient == 1 / count for coefficient in coefficients):
+        combine(jobs, None, divisor=count, release=release)
+    else:
+        combine(jobs, coefficients, release=release)
     return result
 
 
@@ -94,16 +144,5 @@ def _place(tensor: Any) -> object:
     return (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
 
 
-def _combine(tensors: Sequence[Any], coefficients: Sequence[float]) -> Any:
-    first = tensors[0]
-    if _kind(first) not in ("floating", "complex"):
-        largest = max(range(len(tensors)), key=coefficients.__getitem__)
-        chosen = tensors[largest]
-        return chosen.detach().clone() if isinstance(chosen, Tensor) else chosen
-    if len(tensors) == 1 and coefficients[0] == 1.0:
-        return first.detach().clone()
-    wide = torch.complex128 if first.is_complex() else torch.float64
-    total = torch.zeros(first.shape, dtype=wide)
-    for tensor, coefficient in zip(tensors, coefficients, strict=True):
-        total.add_(tensor.detach().to(wide), alpha=coefficient)
-    return total.to(first.dtype)
+def _copy(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value

@@ -1,0 +1,191 @@
+"""Lightning's validate loop, entered once and replayed for every question."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
+from lightning.pytorch.trainer.states import RunningStage, TrainerFn
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from lightning.pytorch.utilities.data import extract_batch_size
+
+from lightning_soups.evaluation.cache import CacheBatches, CachedLoader, MemoryBudget
+from lightning_soups.evaluation.exact_sampler import ExactSource
+from lightning_soups.evaluation.progress import RecipeProgress
+from lightning_soups.evaluation.regroup import Batches
+from lightning_soups.logged import Logged, logged_in_epoch, synced_in_every_batch
+
+AfterBatch = Callable[[int, int, int], bool]
+"""Given the index of the dataloader, of the batch in it, and the batch's rows, says whether to end the pass."""
+
+
+class KeptLoop(_EvaluationLoop):
+    """A validate loop that does a job instead of one pass; the job may ask for as many passes as it likes.
+
+    The strategy, the model on its device, the dataloaders, their batches and the hooks stay set up between passes. Set
+    it as ``trainer.validate_loop`` and call ``trainer.validate``: everything around the loop (launching processes,
+    moving the model, calling callbacks, cleaning up after an error) is Lightning's own.
+
+    Lightning's loop is private. What is relied on: ``run`` makes one pass and is called once by the trainer,
+    ``setup_data`` fills ``_combined_loader`` and ``_max_batches``, ``reset`` makes the iterator over the former,
+    ``StopIteration`` in a step ends the pass, ``_store_dataloader_outputs`` is called at the end of each dataloader,
+    and the logged results are there until ``_on_evaluation_end``.
+
+    Args:
+        trainer: The trainer to run in.
+        job: Called once, on every process, with this loop; it must be picklable for spawning strategies.
+        cache_batches: Where to keep held-out batches, see :class:`~lightning_soups.evaluation.cache.MemoryBudget`.
+
+    Attributes:
+        loaders: The held-out dataloaders, which keep their batches; None when they are not visited one after another.
+        batches: How many batches this process has evaluated, in all passes.
+        samples: How many samples this process has evaluated, in all passes.
+        cut_short: Whether the last pass did not see all the data, so that nothing of it was logged.
+        common_batches: How many batches of each dataloader every process has.
+        samples_in_pass: How many samples a full pass has on this process; 0 before the first.
+        progress: Shows passes, when set.
+    """
+
+    def __init__(self, trainer: Trainer, job: "Callable[[KeptLoop], Any]", cache_batches: CacheBatches) -> None:
+        inference_mode = trainer.validate_loop.inference_mode
+        super().__init__(
+            trainer, TrainerFn.VALIDATING, RunningStage.VALIDATING, verbose=False, inference_mode=inference_mode
+        )
+        self.source = ExactSource(trainer, self._data_source.name)
+        self._data_source = self.source
+        self._job = job
+        self._cache_batches = cache_batches
+        self._logged: dict[str, Logged] = {}
+        self._replayed: CombinedLoader | None = None
+        self._after_batch: AfterBatch | None = None
+        self.loaders: list[CachedLoader] | None = None
+        self.common_batches: list[float] = []
+        self._uneven = False
+        self.batches = 0
+        self.samples = 0
+        self.cut_short = False
+        self.samples_in_pass = 0
+        self.progress: RecipeProgress | None = None
+
+    def run(self) -> list[Any]:
+        """Do the job; what it returns comes back from ``trainer.validate`` as the only element of a list."""
+        self.setup_data()
+        if self.skip:
+            raise MisconfigurationException(
+                "There is no held-out data to score with: the validation dataloaders are empty, or the trainer has"
+                " limit_val_batches=0."
+            )
+        return [self._job(self)]
+
+    def one_pass(
+        self, part: Sequence[Batches] | None = None, after_batch: AfterBatch | None = None
+    ) -> dict[str, Logged]:
+        """Validate the module as it is now.
+
+        Args:
+            part: Batches to visit instead of the held-out data, one iterable per dataloader.
+            after_batch: Called after every batch; the pass ends there when it returns True. On several processes all
+                have to return the same.
+
+        Returns:
+            Every metric logged once per epoch, by the names that ``trainer.callback_metrics`` uses, the same on all
+            processes; nothing when the pass was cut short.
+        """
+        self._logged, self._after_batch, self.cut_short = {}, after_batch, part is not None
+        whole, limits = self._replayed, self._max_batches
+        if part is not None:
+            self._replayed = CombinedLoader(list(part), "sequential")
+            self._max_batches = [len(batches) for batches in part]
+        if self.progress is not None:
+            self.progress.begin_pass(sum(self._max_batches))
+        before = self.samples
+        try:
+            super().run()
+        finally:
+            self._replayed, self._max_batches = whole, limits
+        if not self.cut_short:
+            self.samples_in_pass = self.samples - before
+        return self._logged
+
+    def setup_data(self) -> None:
+        """Request and set up the dataloaders in the first pass only."""
+        if self._combined_loader is not None:
+            return
+        super().setup_data()
+        combined = self._combined_loader
+        if combined is None:
+            return
+        self._compare_processes()
+        if combined._mode == "sequential":
+            budget = MemoryBudget(self.trainer, self._cache_batches)
+            limits = zip(combined.flattened, self._max_batches, strict=True)
+            self.loaders = [CachedLoader(loader, limit, budget) for loader, limit in limits]
+            self._replayed = CombinedLoader(self.loaders, "sequential")
+
+    def reset(self) -> None:
+        """Start a pass, over the kept batches instead of the user's dataloaders, which stay visible to hooks."""
+        users = self._combined_loader
+        if self._replayed is not None:
+            self._combined_loader = self._replayed
+        try:
+            super().reset()
+        finally:
+            self._combined_loader = users
+
+    def on_run_end(self) -> list[Any]:
+        """Finish a pass; one that was cut short has no results to log, only hooks that expect to be called."""
+        if not self.cut_short:
+            return super().on_run_end()
+        self.trainer._logger_connector.epoch_end_reached()
+        self._on_evaluation_epoch_end()
+        self._on_evaluation_end()
+        self._on_evaluation_model_train()
+        return []
+
+    def teardown(self) -> None:
+        """Let go of the users' dataloaders, too."""
+        super().teardown()
+        if self._combined_loader is not None:
+            self._combined_loader.reset()
+
+    def _evaluation_step(self, batch: Any, batch_idx: int, dataloader_idx: int, *args: Any) -> None:
+        super()._evaluation_step(batch, batch_idx, dataloader_idx, *args)
+        if self._uneven and (names := synced_in_every_batch(self.trainer)):
+            self.trainer.strategy.barrier()  # all raise: none may leave while another is inside this batch's collective
+            raise MisconfigurationException(
+                f"{names} are gathered over processes in every batch, but the held-out samples do not divide evenly"
+                " among the processes, so the last batch would wait forever. Log them with on_step=False."
+            )
+        rows = 0
+        with suppress(MisconfigurationException):  # a batch without tensors has no size
+            rows = extract_batch_size(batch)
+        self.batches += 1
+        self.samples += rows
+        if self.progress is not None:
+            self.progress.batch()
+        if self._after_batch is not None and self._after_batch(dataloader_idx, batch_idx, rows):
+            self.cut_short = True
+            raise StopIteration
+
+    def _store_dataloader_outputs(self) -> None:
+        if not self.cut_short:
+            self._read_logged()  # before the parent computes, which would make them inexact
+            super()._store_dataloader_outputs()
+
+    def _on_evaluation_end(self, *args: Any, **kwargs: Any) -> None:
+        if not self.cut_short:
+            self._read_logged()  # what hooks at the end of the epoch have logged, before the parent resets everything
+        super()._on_evaluation_end(*args, **kwargs)
+
+    def _read_logged(self) -> None:
+        self._logged.update(logged_in_epoch(self.trainer, known=self._logged))
+
+    def _compare_processes(self) -> None:
+        strategy = self.trainer.strategy
+        own = torch.tensor(self._max_batches, dtype=torch.float32, device=strategy.root_device)
+        everyone = strategy.all_gather(own).reshape(-1, len(own))
+        self.common_batches = everyone.amin(dim=0).tolist()
+        self._uneven = bool((everyone != own).any())

@@ -1,0 +1,105 @@
+"""Candidates are written into the live parameters, in place and from a running sum where that is possible."""
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
+
+from lightning_soups.evaluation.staging import Staging
+from lightning_soups.ingredients import Ingredient
+from lightning_soups.mixing import Mixer
+from lightning_soups.mixture import Mixture
+from lightning_soups.weights.running_sum import RunningSum
+
+
+class LiveWeights:
+    """Writes mixtures into the module that is being evaluated.
+
+    The first mixture is loaded the way Lightning loads a checkpoint, with ``on_load_checkpoint``, ``strict_loading``
+    and the strategy's own method. If the live tensors then hold just what was mixed, loading is plain copying for this
+    module, and from then on a uniform mixture is written directly: the float64 sum of its first members is kept, so a
+    greedy candidate costs one ingredient to read, however many members the soup has.
+
+    Args:
+        trainer: The trainer, its module set up on its device.
+        mixer: Opens and mixes ingredients.
+        staging: Reads ingredients ahead.
+    """
+
+    def __init__(self, trainer: Trainer, mixer: Mixer, staging: Staging) -> None:
+        self._trainer = trainer
+        self._mixer = mixer
+        self._staging = staging
+        device = trainer.strategy.root_device
+        self._sum_device = device if device.type in ("cpu", "cuda") else torch.device("cpu")  # MPS has no float64
+        self._members: frozenset[Ingredient] = frozenset()
+        self._sum = RunningSum(self._sum_device)
+        self._direct = False
+        self._tried = False
+
+    def write(self, mixture: Mixture) -> None:
+        """Make the live module that mixture.
+
+        Raises:
+            MisconfigurationException: The ingredients do not fit the module.
+            ValueError: An ingredient cannot be read safely, or they do not fit each other.
+        """
+        if self._direct and len(set(mixture.coefficients.values())) == 1:
+            self._write_uniform(mixture.members)
+        else:
+            self._load(mixture)
+
+    def _write_uniform(self, members: tuple[Ingredient, ...]) -> None:
+        *kept, last = members
+        self._keep(frozenset(kept))
+        state_dict, live = self._staging.tensors(last), self._live()
+        self._sum.write_mean_with(state_dict, live)
+        first = self._mixer.state_dict(min(members, key=lambda member: member.path))
+        with torch.no_grad():
+            for name, value in first.items():  # counters and masks are not averaged but taken from the first by path
+                if not (value.is_floating_point() or value.is_complex()):
+                    live[name].copy_(value)
+
+    def _keep(self, members: frozenset[Ingredient]) -> None:
+        """Make the running sum that of the given members."""
+        if not self._members <= members:
+            self._members, self._sum = frozenset(), RunningSum(self._sum_device)
+        for member in sorted(members - self._members, key=lambda member: member.path):
+            self._sum.add(self._mixer.state_dict(member))
+        self._members = members
+
+    def _load(self, mixture: Mixture) -> None:
+        module, strategy = self._trainer.lightning_module, self._trainer.strategy
+        checkpoint = self._mixer.mix(mixture)
+        mixed: dict[str, Tensor] = dict(checkpoint["state_dict"])
+        module.on_load_checkpoint(checkpoint)
+        try:
+            strategy.load_model_state_dict(checkpoint, strict=module.strict_loading)
+        except RuntimeError as error:  # torch lists the keys and both shapes
+            names = [str(ingredient.path) for ingredient in mixture]
+            raise MisconfigurationException(
+                f"The ingredients {names} do not fit the {type(module).__name__} that was passed: {error}"
+            ) from error
+        if not self._tried:
+            self._tried = True
+            whole = type(strategy).load_model_state_dict is Strategy.load_model_state_dict  # no sharded parameters
+            hooked = is_overridden("on_load_checkpoint", module, LightningModule)
+            self._direct = whole and not hooked and self._holds(mixed)
+
+    def _live(self) -> dict[str, Tensor]:
+        module = self._trainer.lightning_module
+        parameters = module.named_parameters(remove_duplicate=False)
+        return dict([*parameters, *module.named_buffers(remove_duplicate=False)])
+
+    def _holds(self, mixed: dict[str, Tensor]) -> bool:
+        """Whether every tensor was copied as it is to where its name says."""
+        live = self._live()
+        return all(
+            isinstance(value, Tensor)
+            and name in live
+            and live[name].shape == value.shape
+            and torch.equal(live[name], value.to(live[name]))
+            for name, value in mixed.items()
+        )
