@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -19,12 +19,13 @@ def run_alone(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function in a new process. The function must be importable, since nothing is inherited."""
     # by default OpenMP threads spin while they wait, and fight with decoding workers over the cores
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=be_quiet) as process:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_start) as process:
         return process.submit(function, *args, **kwargs).result()
 
 
-def be_quiet() -> None:
-    """Keep Lightning's hints out of the output."""
+def _start() -> None:
+    # a spawned process spawns its own: decoding workers would take seconds to start where they are usually forked
+    set_start_method(None, force=True)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
 

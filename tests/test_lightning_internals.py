@@ -1,6 +1,7 @@
 """The private names of Lightning that the package relies on. A new Lightning that changes them fails here first."""
 
 import inspect
+import warnings
 
 import pytest
 import torch
@@ -12,7 +13,10 @@ from lightning.pytorch.trainer.connectors import data_connector
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection
 from lightning.pytorch.trainer.trainer import Trainer
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning.pytorch.utilities.data import _update_dataloader
+from torch.utils._pytree import tree_flatten, tree_unflatten
+from torchmetrics.classification import BinaryAccuracy
 
 from lightning_soups import SoupTrainer
 from lightning_soups.evaluation.kept_loop import KeptLoop
@@ -28,8 +32,14 @@ def test_the_evaluation_loop() -> None:
     assert parameters(_EvaluationLoop.__init__)[1:] == ["trainer", "trainer_fn", "stage", "verbose", "inference_mode"]
     assert parameters(_EvaluationLoop._evaluation_step)[1] == "batch"
     source = inspect.getsource(_EvaluationLoop)
-    for name in ("_combined_loader", "_data_source", "_store_dataloader_outputs", "_on_evaluation_end", "setup_data"):
+    names = ("_combined_loader", "_max_batches", "_data_source", "_store_dataloader_outputs", "_on_evaluation_end")
+    names += ("_on_evaluation_epoch_end", "_on_evaluation_model_train", "setup_data", "reset", "on_run_end")
+    for name in names:
         assert f"self.{name}" in source
+    assert "data_fetcher.setup(combined_loader)" in inspect.getsource(_EvaluationLoop.reset)
+    assert "except StopIteration:" in inspect.getsource(_EvaluationLoop.run)
+    assert "epoch_end_reached()" in inspect.getsource(_EvaluationLoop.on_run_end)
+    assert CombinedLoader([[1]], "sequential")._mode == "sequential"
     assert "evaluating" in inspect.getsource(Trainer._run_stage)
 
 
@@ -37,10 +47,24 @@ def test_the_dataloader_source() -> None:
     assert parameters(data_connector._DataLoaderSource) == ["instance", "name"]
     assert parameters(_update_dataloader) == ["dataloader", "sampler", "mode"]
     assert hasattr(data_connector._DataConnector, "_requires_distributed_sampler")
+    assert isinstance(Trainer(logger=False)._accelerator_connector.use_distributed_sampler, bool)
     assert issubclass(
         distributed.UnrepeatedDistributedSampler, torch.utils.data.DistributedSampler
     )  # so Lightning leaves it alone
     assert issubclass(distributed.UnrepeatedDistributedSamplerWrapper, distributed.UnrepeatedDistributedSampler)
+
+
+def test_what_torchmetrics_and_torch_keep_to_themselves() -> None:
+    accuracy = BinaryAccuracy()
+    accuracy._update_count = 1
+    accuracy.tp = torch.tensor(3)
+    accuracy.fn = torch.tensor(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # no warning that compute came before update
+        assert accuracy.compute() == 0.75
+    leaves, spec = tree_flatten({"a": [torch.ones(1), "b"]})
+    assert leaves[1] == "b"
+    assert tree_unflatten([1, 2], spec) == {"a": [1, 2]}
 
 
 def test_weights_only_checkpoints_can_be_dumped_and_saved() -> None:

@@ -60,6 +60,10 @@ class MonitoredSums:
         self._fell |= self.bound.observed and bool(sums[0] < before[0])
         self.own = sums
 
+    def distrust(self) -> None:
+        """What this pass sums up is not what the bound is about."""
+        self._fell = True
+
     def over_processes(self, like: Tensor | None = None) -> tuple[Tensor, bool]:
         """Add up all processes' sums; every process must call this.
 
@@ -67,7 +71,8 @@ class MonitoredSums:
             like: Sums of the same shape, for a process that has seen nothing yet.
 
         Returns:
-            The sums, float64 on CPU, and whether the first of them fell after some batch of some process.
+            The sums, float64 on CPU, and whether they are not what the bound is about: on some process the first of
+            them fell.
         """
         own = self.own if self.own is not None else like
         assert own is not None

@@ -4,7 +4,7 @@ The order never changes a sum; it only decides how early a bound bites. Nothing 
 to be right.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ class Outcomes:
 
     Args:
         wrong: Share of a sample's predictions that are wrong, from 0 to 1, shape (n,).
-        loss: A loss of each sample, shape (n,).
+        loss: A loss of each sample, shape (n,), never negative: the cross-entropy of scores, the error of numbers.
     """
 
     wrong: Tensor
@@ -32,15 +32,21 @@ class Difficulty:
 
     Args:
         first: The outcomes of the first full pass, shape (n,).
+        by_loss: Whether losses count instead of errors.
     """
 
-    def __init__(self, first: Outcomes) -> None:
+    def __init__(self, first: Outcomes, by_loss: bool = False) -> None:
+        self._by_loss = by_loss
         self._loss = first.loss
-        self._errors = torch.zeros_like(first.wrong)
-        self.incumbent = first.wrong
+        self._errors = torch.zeros_like(first.loss)
+        self.set_incumbent(first)
 
     def __len__(self) -> int:
         return len(self._loss)
+
+    def set_incumbent(self, outcomes: Outcomes) -> None:
+        """What the model to beat gets wrong, shape (n,)."""
+        self.incumbent = self._counted(outcomes)
 
     def note(self, samples: Tensor, outcomes: Outcomes) -> None:
         """Add the errors that a candidate made on some of the samples.
@@ -49,7 +55,19 @@ class Difficulty:
             samples: Their indices, shape (m,).
             outcomes: How it did on them, shape (m,).
         """
-        self._errors[samples] += outcomes.wrong
+        self._errors[samples] += self._counted(outcomes)
+
+    def is_as_at_first(self, samples: Tensor, outcomes: Outcomes | None, tolerance: float) -> bool:
+        """Whether outcomes on some samples are those of the first full pass.
+
+        Args:
+            samples: Their indices, shape (m,).
+            outcomes: What to compare, shape (m,).
+            tolerance: How much a loss may differ, relative to 1 or to itself if that is more.
+        """
+        if outcomes is None:
+            return False
+        return torch.allclose(outcomes.loss, self._loss[samples], rtol=tolerance, atol=tolerance)
 
     def hardest_first(self, among: Tensor) -> Tensor:
         """Sort samples: what the incumbent gets wrong, then by the errors of all so far, then by the first loss.
@@ -61,6 +79,9 @@ class Difficulty:
         for key in (self._loss, self._errors, self.incumbent):  # stable sorts: the last one counts most
             order = order[torch.argsort(key[order], descending=True, stable=True)]
         return order
+
+    def _counted(self, outcomes: Outcomes) -> Tensor:
+        return outcomes.loss if self._by_loss else outcomes.wrong
 
 
 def outcomes_of(preds: Any, target: Any) -> Outcomes | None:
@@ -91,51 +112,50 @@ def outcomes_of(preds: Any, target: Any) -> Outcomes | None:
         wrong = loss = (preds - target).abs()
     else:
         scores = preds if bool(((preds >= 0) & (preds <= 1)).all()) else preds.sigmoid()
-        loss = (scores - target).abs()
-        wrong = (loss > 0.5).float()
+        wrong = ((scores - target).abs() > 0.5).float()
+        loss = nn.functional.binary_cross_entropy(scores, target.float(), reduction="none")
     return Outcomes(*(value.reshape(len(value), -1).mean(dim=1).cpu() for value in (wrong, loss)))
 
 
 class Watch:
-    """Notes what metrics are updated with, batch by batch.
+    """Notes what a module's metrics are updated with, batch by batch.
 
     Args:
-        metrics: The metrics to look at; the first that can be judged sample by sample counts.
+        module: The module whose metrics to look at.
     """
 
-    def __init__(self, metrics: Iterable[Metric]) -> None:
-        self._metrics = list(metrics)
+    def __init__(self, module: nn.Module) -> None:
+        self._metrics = [one for one in module.modules() if isinstance(one, Metric)]
         self._seen: dict[int, tuple[Any, Any]] = {}
-
-    @classmethod
-    def of(cls, module: nn.Module, monitored: Metric | None) -> "Watch":
-        """Look at all metrics of a module, first of all at the monitored one."""
-        found = [one for one in module.modules() if isinstance(one, Metric)]
-        return cls(sorted(found, key=lambda metric: metric is not monitored))
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
         """Watch while the block runs."""
         originals = [metric.update for metric in self._metrics]
-        for number, metric in enumerate(self._metrics):
-            setattr(metric, "update", self._noting(number, metric.update))  # noqa: B010  mypy: methods are fixed
+        for metric in self._metrics:
+            setattr(metric, "update", self._noting(metric, metric.update))  # noqa: B010  mypy: methods are fixed
         try:
             yield
         finally:
             for metric, original in zip(self._metrics, originals, strict=True):
                 setattr(metric, "update", original)  # noqa: B010
 
-    def take(self, rows: int) -> Outcomes | None:
-        """What the last batch, of so many rows, came to; forgets it."""
-        seen = [self._seen[number] for number in sorted(self._seen)]
+    def take(self, rows: int, preferred: Metric | None) -> Outcomes | None:
+        """What the last batch came to; forgets it.
+
+        Args:
+            rows: How many samples the batch had.
+            preferred: The metric to judge by; another one if this was not updated sample by sample.
+        """
+        seen = [self._seen.pop(id(preferred), (None, None)), *self._seen.values()]
         self._seen.clear()
         judged = (outcomes_of(preds, target) for preds, target in seen)
         return next((one for one in judged if one is not None and len(one.wrong) == rows), None)
 
-    def _noting(self, number: int, update: Callable[..., Any]) -> Callable[..., Any]:
+    def _noting(self, metric: Metric, update: Callable[..., Any]) -> Callable[..., Any]:
         def noting(*args: Any, **kwargs: Any) -> Any:
             preds, target = (*args, None, None)[:2]
-            self._seen.setdefault(number, (kwargs.get("preds", preds), kwargs.get("target", target)))
+            self._seen.setdefault(id(metric), (kwargs.get("preds", preds), kwargs.get("target", target)))
             return update(*args, **kwargs)
 
         return noting

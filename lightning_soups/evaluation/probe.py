@@ -33,15 +33,52 @@ class BatchRecord:
     sums: Tensor | None
 
 
-def outcomes_in(records: Sequence[BatchRecord]) -> Outcomes | None:
-    """The outcomes of some batches, one after the other; None when those of a sample are missing."""
-    found = [record.outcomes for record in records]
-    if not found or None in found:
+def outcomes_in(records: Sequence[BatchRecord], dataloader: int | None = None) -> Outcomes | None:
+    """The outcomes of some batches, one after the other.
+
+    Args:
+        records: The batches.
+        dataloader: The only dataloader whose samples matter, if there is one; those of others count as easy.
+
+    Returns:
+        None when the outcomes of a sample that matters are missing.
+    """
+    found = []
+    for record in records:
+        outcomes = record.outcomes
+        if dataloader not in (None, record.dataloader):
+            outcomes = Outcomes(torch.zeros(record.rows), torch.zeros(record.rows))
+        if outcomes is None:
+            return None
+        found.append(outcomes)
+    if not found:
         return None
-    return Outcomes(
-        torch.cat([one.wrong for one in found if one is not None]),
-        torch.cat([one.loss for one in found if one is not None]),
-    )
+    return Outcomes(torch.cat([one.wrong for one in found]), torch.cat([one.loss for one in found]))
+
+
+def losses_explain(records: Sequence[BatchRecord], dataloader: int | None) -> bool:
+    """Whether a logged mean is that of the samples' losses, seen independently, in every batch.
+
+    Then it is a mean over samples of something that is never negative, by definition and not only so far.
+
+    Args:
+        records: Batches from the beginning of a pass.
+        dataloader: The only dataloader that the mean is of, if there is one.
+    """
+    before = torch.zeros(2, dtype=torch.float64)
+    for record in records:
+        if dataloader not in (None, record.dataloader):
+            continue
+        if record.outcomes is None or record.sums is None:
+            return False
+        value, weight = (record.sums - before).tolist()
+        before = record.sums
+        # the logged sum is a float32, so a batch's share of it is only known up to the rounding of the whole
+        rounding = 1e-6 * float(record.sums[0].abs())
+        loss = float(record.outcomes.loss.double().sum())
+        if weight != record.rows or not math.isclose(value, loss, rel_tol=1e-4, abs_tol=rounding):
+            return False
+    return bool(records)
 
 
 class Probe:
@@ -51,6 +88,7 @@ class Probe:
 
     Args:
         loop: The kept loop, running.
+        watch: Sees how the module does on samples.
         monitored: The sums that a probe adds up.
         first: The first full pass, batch by batch.
 
@@ -59,9 +97,10 @@ class Probe:
         difficulty: How hard each sample has been; None when that cannot be seen.
     """
 
-    def __init__(self, loop: KeptLoop, monitored: MonitoredSums, first: Sequence[BatchRecord]) -> None:
+    def __init__(self, loop: KeptLoop, watch: Watch, monitored: MonitoredSums, first: Sequence[BatchRecord]) -> None:
         assert loop.loaders is not None
         self._loop = loop
+        self._watch = watch
         self._monitored = monitored
         rows = [sum(one.rows for one in first if one.dataloader == index) for index in range(len(loop.loaders))]
         self._starts = [sum(rows[:index]) for index in range(len(rows))]
@@ -69,8 +108,9 @@ class Probe:
         self._sources = [regroup(loader, count) for loader, count in zip(loop.loaders, rows, strict=True)]
         counted = range(len(rows)) if monitored.dataloader is None else [monitored.dataloader]
         self._counted = torch.cat([torch.arange(rows[index]) + self._starts[index] for index in counted])
-        outcomes = outcomes_in(first)
-        self.difficulty = Difficulty(outcomes) if outcomes is not None else None
+        outcomes = outcomes_in(first, monitored.dataloader)
+        assert monitored.bound is not None
+        self.difficulty = Difficulty(outcomes, by_loss=monitored.bound.observed) if outcomes is not None else None
         able = outcomes is not None and all(self._sources[index] is not None for index in counted)
         self.ready = on_all_processes(loop, able)
         sizes = gather(loop, [max(one.rows for one in first), len(self._counted)])
@@ -99,11 +139,13 @@ class Probe:
         samples = self.difficulty.hardest_first(torch.arange(start, start + batch.rows))
         third = max(1, batch.rows // 3)
         prepare()
-        self._visit([samples[:third], samples[third:]], lambda *_: False)
+        again = self._visit([samples[:third], samples[third:]], lambda: False)
         sums, bound = self._monitored.own, self._monitored.bound
         assert sums is not None
         assert bound is not None
-        self.ready = on_all_processes(self._loop, torch.allclose(sums, batch.sums, rtol=bound.rounding, atol=0))
+        same = torch.allclose(sums, batch.sums, rtol=bound.rounding, atol=0)
+        same &= self.difficulty.is_as_at_first(samples, outcomes_in(again), 0.1 if self._same_shape else 1e-3)
+        self.ready = on_all_processes(self._loop, same)
 
     def run(self, prepare: Callable[[], None], hopeless: Callable[[], bool]) -> None:
         """Visit hard samples, the hardest first, until the candidate is hopeless or enough of them were seen.
@@ -112,24 +154,18 @@ class Probe:
             prepare: Makes the module the candidate.
             hopeless: Asked after every batch, on all processes.
         """
+        assert self.difficulty is not None
         groups = self._groups()
-        difficulty = self.difficulty
-        assert difficulty is not None
-        watch = Watch.of(self._loop.trainer.lightning_module, self._monitored.metric)
-        left = iter(groups)
+        if not groups:
+            return
+        prepare()
+        records = self._visit(groups, hopeless)
+        outcomes = outcomes_in(records)
+        if outcomes is not None:
+            self.difficulty.note(torch.cat(groups[: len(records)]), outcomes)
 
-        def after_batch(dataloader: int, batch: int, rows: int) -> bool:
-            samples, outcomes = next(left), watch.take(rows)
-            if outcomes is not None:
-                difficulty.note(samples, outcomes)
-            return hopeless()
-
-        if groups:
-            prepare()
-            with watch():
-                self._visit(groups, after_batch)
-
-    def _visit(self, groups: list[Tensor], after_batch: Callable[[int, int, int], bool]) -> None:
+    def _visit(self, groups: list[Tensor], stop: Callable[[], bool]) -> list[BatchRecord]:
+        """Make a pass over groups of samples, each from one dataloader; what was noted after each batch."""
         parts = [nothing() for _ in self._sources]
         for index, source in enumerate(self._sources):
             own = [(group - self._starts[index]).tolist() for group in groups if self._dataloader[group[0]] == index]
@@ -137,12 +173,22 @@ class Probe:
                 assert source is not None
                 parts[index] = source(own)
 
-        def reading(dataloader: int, batch: int, rows: int) -> bool:
+        records: list[BatchRecord] = []
+
+        def after_batch(dataloader: int, batch: int, rows: int) -> bool:
             self._monitored.read(dataloader)
-            return after_batch(dataloader, batch, rows)
+            outcomes = self._watch.take(rows, self._monitored.metric)
+            records.append(BatchRecord(dataloader, rows, outcomes, self._monitored.own))
+            bound = self._monitored.bound
+            assert bound is not None
+            if bound.observed and not losses_explain(records, self._monitored.dataloader):
+                self._monitored.distrust()
+            return stop()
 
         self._monitored.begin()
-        self._loop.one_pass(parts, reading)
+        with self._watch():
+            self._loop.one_pass(parts, after_batch)
+        return records
 
     def _groups(self) -> list[Tensor]:
         """The samples worth a look, in batches; as many batches on every process."""
@@ -151,9 +197,10 @@ class Probe:
         mass = self.difficulty.incumbent[order].cumsum(dim=0)
         needed = 1 + int((mass < 0.95 * mass[-1]).sum())  # samples with nearly all of the incumbent's errors
         needed = int(gather(self._loop, [needed]).max())
-        limit = 2 * needed + math.ceil(0.05 * self._samples) + _SMALLEST_BATCH
-        if limit > _WIDEST * self._samples:
+        widest = int(_WIDEST * self._samples)
+        if needed > widest:
             return []
+        limit = min(widest, 2 * needed + math.ceil(0.05 * self._samples) + _SMALLEST_BATCH)
         order = order[:limit]
         groups = [
             group

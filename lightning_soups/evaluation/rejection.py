@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_soups.evaluation.kept_loop import KeptLoop
 from lightning_soups.evaluation.monitored import MonitoredSums, on_all_processes
 from lightning_soups.evaluation.order import Watch
-from lightning_soups.evaluation.probe import BatchRecord, Probe, outcomes_in
+from lightning_soups.evaluation.probe import BatchRecord, Probe, losses_explain, outcomes_in
 from lightning_soups.logged import Logged
 from lightning_soups.score import Score
 
@@ -41,7 +41,7 @@ class EarlyRejection:
         self._loop = loop
         self._monitor = monitor
         self._monitored = MonitoredSums(loop, monitor)
-        self._watch = Watch.of(loop.trainer.lightning_module, None)
+        self._watch = Watch(loop.trainer.lightning_module)
         self._total: Tensor | None = None
         self._probe: Probe | None = None
         self._records: list[BatchRecord] = []
@@ -77,9 +77,9 @@ class EarlyRejection:
     def set_incumbent(self) -> None:
         """The module of the last full pass is the one to beat from now on: what it got wrong comes first."""
         if self._probe is not None and self._probe.difficulty is not None:
-            outcomes = outcomes_in(self._records)
+            outcomes = outcomes_in(self._records, self._monitored.dataloader)
             if outcomes is not None and len(outcomes.wrong) == len(self._probe.difficulty):
-                self._probe.difficulty.incumbent = outcomes.wrong
+                self._probe.difficulty.set_incumbent(outcomes)
 
     def _can_reject(self) -> bool:
         bound, beat = self._monitored.bound, self._beat
@@ -100,7 +100,8 @@ class EarlyRejection:
         if self._monitored.bound is None and not self._withdrawn:
             self._monitored.find()
         self._monitored.read(dataloader)
-        self._records.append(BatchRecord(dataloader, rows, self._watch.take(rows), self._monitored.own))
+        outcomes = self._watch.take(rows, self._monitored.metric)
+        self._records.append(BatchRecord(dataloader, rows, outcomes, self._monitored.own))
         common = self._loop.common_batches
         # after the last batch there is nothing left to save
         worth_it = batch + (dataloader == len(common) - 1) < common[dataloader]
@@ -124,7 +125,7 @@ class EarlyRejection:
 
     def _learn(self, prepare: Callable[[], None], logged: dict[str, Logged]) -> None:
         """After a full pass: note what was hard, and check what the bound relies on."""
-        outcomes = outcomes_in(self._records)
+        outcomes = outcomes_in(self._records, self._monitored.dataloader)
         if self._probe is not None and self._probe.difficulty is not None and outcomes is not None:
             self._probe.difficulty.note(torch.arange(len(outcomes.wrong)), outcomes)
         bound = self._monitored.bound
@@ -139,6 +140,10 @@ class EarlyRejection:
             broken = not math.isclose(ours, value, rel_tol=1e-5, abs_tol=1e-12)
         else:  # other data
             broken = not torch.equal(bound.fixed(total), bound.fixed(self._total))
+        if bound.observed:
+            explained = on_all_processes(self._loop, losses_explain(self._records, self._monitored.dataloader))
+            broken |= bound.of_samples and not explained
+            bound.of_samples = explained
         if fell or broken:
             self._monitored.bound, self._withdrawn = None, True
             if self._rejected:
@@ -146,5 +151,5 @@ class EarlyRejection:
         elif self._total is None:
             self._total = total
             if bound.of_samples:
-                self._probe = Probe(self._loop, self._monitored, self._records)
+                self._probe = Probe(self._loop, self._watch, self._monitored, self._records)
                 self._probe.check(prepare, self._records)

@@ -162,6 +162,7 @@ class ReplayEvaluator(Evaluator):
         if len(recorded) < len(ingredients) or {score.mode for score in recorded.values()} != {self._mode}:
             return None
         ranked = sorted(ingredients, key=recorded.__getitem__, reverse=True)
+        self._expect(ranked)
         best = Mixture.uniform(ranked[:1])
         self.score(best)
         if not _agree(ranked[0].metrics, self._answers[best][1]):

@@ -274,7 +274,7 @@ def test_hardest_first() -> None:
     assert difficulty.hardest_first(everything).tolist() == [1, 2, 3, 0, 4]
     difficulty.note(torch.tensor([4, 0]), Outcomes(torch.tensor([1.0, 0]), torch.zeros(2)))
     assert difficulty.hardest_first(everything).tolist() == [1, 4, 2, 3, 0]
-    difficulty.incumbent = torch.tensor([0, 0, 0, 1.0, 0])
+    difficulty.set_incumbent(Outcomes(torch.tensor([0, 0, 0, 1.0, 0]), torch.zeros(5)))
     assert difficulty.hardest_first(torch.tensor([0, 1, 3])).tolist() == [3, 1, 0]
 
 
