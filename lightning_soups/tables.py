@@ -13,6 +13,8 @@ from lightning_soups.score import Score
 from lightning_soups.soup import Soup
 from lightning_soups.trace import Question
 
+_REACH = {"max": "≤", "min": "≥"}
+
 
 def make_console() -> Console:
     """A console for tables; output that goes to a file or a pipe gets room for them."""
@@ -22,7 +24,8 @@ def make_console() -> Console:
 
 def plain_table(title: str) -> Table:
     """An empty table with few lines, so that many columns fit into 80 characters."""
-    return Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=0, show_edge=False)
+    justified: dict[str, Any] = {"title_justify": "left", "caption_justify": "left"}
+    return Table(title=title, title_style="bold", box=SIMPLE_HEAD, padding=0, show_edge=False, **justified)
 
 
 def ingredients_table(ingredients: Sequence[Ingredient], title: str) -> Table:
@@ -69,6 +72,9 @@ def trace_table(soup: Soup) -> Table:
         soup: A cooked soup.
     """
     table = plain_table(f"{soup.recipe}: what it asked, in order")
+    table.caption = f"{sum(row.samples for row in soup.trace)} samples evaluated in all"
+    if any(row.early for row in soup.trace):
+        table.caption += f"\n{_REACH[soup.score.mode]}: left out early, more was out of reach"
     table.add_column("asked about", no_wrap=True)
     table.add_column(soup.monitor, justify="right", no_wrap=True)
     table.add_column("")
@@ -88,7 +94,7 @@ def trace_table(soup: Soup) -> Table:
         style = "green" if row.accepted else None
         score = show_score(row.score.value)
         if row.early:
-            score = f"{'≤' if row.score.mode == 'max' else '≥'} {score}"
+            score = f"{_REACH[row.score.mode]} {score}"
         table.add_row(_asked(row, kept), score, verdict, cost, style=style)
         if row.accepted is not False:
             kept = set(row.mixture)

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pytest
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_soups import SoupCallback
+from lightning_soups import Ingredient, Soup, SoupCallback
 
 FEATURES, CLASSES = 6, 3
 
@@ -118,6 +119,21 @@ def reference_greedy(
         if sign * score >= sign * best:
             members, best = chosen, score
     return members, scores
+
+
+def assert_same_scores(soup: Soup, ingredients: Sequence[Ingredient], scores: list[float]) -> None:
+    """Compare a greedy soup's answers with the reference's: of each ingredient, then of each candidate."""
+    singles = {row.mixture.members[0]: row.score.value for row in soup.trace if len(row.mixture) == 1}
+    assert [singles[ingredient] for ingredient in ingredients] == pytest.approx(scores[: len(ingredients)], abs=1e-6)
+    candidates = [row for row in soup.trace if row.accepted is not None]
+    assert len(candidates) == len(scores) - len(ingredients)
+    for row, score in zip(candidates, scores[len(ingredients) :], strict=True):
+        if row.early:
+            assert not row.accepted
+            sign = 1 if row.score.mode == "max" else -1
+            assert sign * row.score.value >= sign * score - 1e-6
+        else:
+            assert row.score.value == pytest.approx(score, abs=1e-6)
 
 
 def mean(state_dicts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -14,7 +14,18 @@ from torch.utils.data import DataLoader
 from lightning_soups import GreedySoup, Ingredient, Ingredients, Mixture, Recipe, Soup, SoupTrainer, UniformSoup
 from lightning_soups.evaluation.evaluator import Evaluator
 from lightning_soups.score import Score
-from tests.helpers import CLASSES, FEATURES, Blobs, Classifier, blobs, mean, record, reference_greedy, trainer
+from tests.helpers import (
+    CLASSES,
+    FEATURES,
+    Blobs,
+    Classifier,
+    assert_same_scores,
+    blobs,
+    mean,
+    record,
+    reference_greedy,
+    trainer,
+)
 
 LRS = [0.02, 0.1, 0.3, 0.6, 1.2, 0.2]
 
@@ -55,21 +66,6 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 
 def loss(logits: Tensor, labels: Tensor) -> float:
     return nn.functional.cross_entropy(logits.double(), labels).item()
-
-
-def assert_same_scores(soup: Soup, ingredients: list[Ingredient], scores: list[float]) -> None:
-    """Compare a greedy soup's answers with the reference's: of each ingredient, then of each candidate."""
-    singles = {row.mixture.members[0]: row.score.value for row in soup.trace if len(row.mixture) == 1}
-    assert [singles[ingredient] for ingredient in ingredients] == pytest.approx(scores[: len(ingredients)], abs=1e-6)
-    candidates = [row for row in soup.trace if row.accepted is not None]
-    assert len(candidates) == len(scores) - len(ingredients)
-    for row, score in zip(candidates, scores[len(ingredients) :], strict=True):
-        if row.early:
-            assert not row.accepted
-            sign = 1 if row.score.mode == "max" else -1
-            assert sign * row.score.value >= sign * score - 1e-6
-        else:
-            assert row.score.value == pytest.approx(score, abs=1e-6)
 
 
 @pytest.mark.parametrize(

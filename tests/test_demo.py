@@ -12,7 +12,7 @@ from lightning_soups import Ingredients, Soup, SoupCLI
 from lightning_soups.demos import Digits, DigitsClassifier
 from lightning_soups.demos.compare import compare
 from lightning_soups.demos.images import add_noise, augment, blur, move
-from tests.helpers import mean, reference_greedy, trainer
+from tests.helpers import assert_same_scores, mean, reference_greedy, trainer
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "digits"
 
@@ -60,7 +60,9 @@ def test_the_greedy_decisions_are_those_of_a_plain_loop(cooked: Path) -> None:
     members, scores = reference_greedy(states, accuracy)
     soup = Soup.load(cooked / "soups" / "greedy.ckpt")
     assert [member.path for member in soup.ingredients] == [paths[i] for i in members]
-    assert [row.score.value for row in soup.trace if not row.cached] == pytest.approx(scores, abs=1e-6)
+    assert_same_scores(soup, Ingredients.load(cooked), scores)
+    published = (2 * len(paths) - 1) * len(labels)
+    assert sum(row.samples for row in soup.trace) < 0.7 * published, "of 4 ingredients; with 32 it is 14 %"
     expected = mean([states[i] for i in members])
     for name, tensor in soup.state_dict().items():
         torch.testing.assert_close(tensor, expected[name], rtol=1.2e-7, atol=1e-45)

@@ -40,8 +40,10 @@ def test_two_processes_choose_what_one_does(
     one = trainer(SoupTrainer).cook(module(), **arguments, output=tmp_path / "one.ckpt")
     two = trainer(SoupTrainer, **TWO).cook(module(), **arguments, output=tmp_path / "two.ckpt")
     assert two.mixture == one.mixture
-    scores = [row.score.value for row in one.trace]
-    assert [row.score.value for row in two.trace] == pytest.approx(scores, rel=1e-6)
+    assert [row.early for row in two.trace if row.accepted] == [row.early for row in one.trace if row.accepted]
+    for ours, theirs in zip(two.trace, one.trace, strict=True):
+        if not ours.early and not theirs.early:
+            assert ours.score.value == pytest.approx(theirs.score.value, rel=1e-6)
     assert [row.cached for row in two.trace] == [row.cached for row in one.trace]
     assert [row.samples for row in two.trace if row.accepted] == [row.samples for row in one.trace if row.accepted]
     assert [row.accepted for row in two.trace] == [row.accepted for row in one.trace]

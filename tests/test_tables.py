@@ -43,8 +43,10 @@ def test_ingredients_show_what_differs() -> None:
 
 
 def test_the_trace_reads_like_the_recipe() -> None:
-    def row(mixture: Mixture, value: float, accepted: bool | None = None, cached: bool = False) -> Question:
-        return Question(mixture, Score(value, "min"), accepted, 4, 0 if cached else 100, 0.1, cached)
+    def row(
+        mixture: Mixture, value: float, accepted: bool | None = None, cached: bool = False, early: bool = False
+    ) -> Question:
+        return Question(mixture, Score(value, "min"), accepted, 4, 0 if cached else 100, 0.1, cached, early)
 
     start = Mixture.uniform([B])
     trace = [
@@ -53,7 +55,7 @@ def test_the_trace_reads_like_the_recipe() -> None:
         row(Mixture.uniform([C]), 0.2),
         row(start, 0.1, cached=True),
         row(start.add(C), 0.05, True),
-        row(start.add(C).add(A), 0.4, False),
+        row(start.add(C).add(A), 0.4, False, early=True),
     ]
     common = {"monitor": "loss", "metrics": {}, "trace": trace, "recipe": "GreedySoup", "candidates": [A, B, C]}
     lines = text(trace_table(Soup(start.add(C), Score(0.05, "min"), **common)))
@@ -61,8 +63,13 @@ def test_the_trace_reads_like_the_recipe() -> None:
         ["3", "single", "ingredients", "0.1000", "to", "0.3000", "ranked", "300"],
         ["b", "0.1000", "start", "known"],
         ["1", "kept", "+", "c", "0.0500", "kept", "100"],
-        ["2", "kept", "+", "a", "0.4000", "left", "out", "100"],
+        ["2", "kept", "+", "a", "≥", "0.4000", "left", "out", "100"],
+        ["500", "samples", "evaluated", "in", "all"],
+        ["≥:", "left", "out", "early,", "more", "was", "out", "of", "reach"],
     ]
+    trace[:4] = [row(start, 0.1), row(Mixture.uniform([C]), 0.2, cached=True), row(start, 0.1, cached=True)]
+    lines = text(trace_table(Soup(start.add(C), Score(0.05, "min"), **common)))
+    assert lines[3] == ["2", "single", "ingredients", "0.1000", "to", "0.2000", "ranked", "as", "recorded", "100"]
 
 
 def test_numbers_are_short_and_tell_close_ones_apart() -> None:
