@@ -108,9 +108,9 @@ def _record(workload: Workload, train: Dataset[Any], held_out: Dataset[Any], dir
     for number in range(workload.ingredients):
         torch.manual_seed(1 + number)
         exponent, decay = torch.rand(2).tolist()
-        lr = _LEARNING_RATES[workload.size] * 0.03 * 50**exponent  # 0.03 to 1.5 times that of pretraining
+        lr = _LEARNING_RATES[workload.size] * 0.03 * 20**exponent  # 0.03 to 0.6 times that of pretraining
         module = workload.module(lr=lr, weight_decay=0.1 * decay)
         module.load_state_dict(pretrained.state_dict())
         recorder = SoupCallback(directory, "val_acc", run=f"run-{number:03d}")
-        trainer = Trainer(**workload.trainer_arguments(max_epochs=1, limit_train_batches=0.5, callbacks=[recorder]))
+        trainer = Trainer(**workload.trainer_arguments(max_epochs=1, callbacks=[recorder]))
         trainer.fit(module, DataLoader(train, batch_size=32, shuffle=True), validation)

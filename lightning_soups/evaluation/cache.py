@@ -1,7 +1,7 @@
 """Held-out batches decoded once: the first pass keeps them, later passes use what was kept."""
 
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -77,11 +77,15 @@ class CachedLoader:
         loader: The dataloader.
         limit: How many batches a full pass takes; infinite when that is not known.
         budget: Where batches may be kept.
+        before_reading: Called before the loader is iterated, which may start worker processes.
     """
 
-    def __init__(self, loader: Iterable[Any], limit: float, budget: MemoryBudget) -> None:
+    def __init__(
+        self, loader: Iterable[Any], limit: float, budget: MemoryBudget, before_reading: Callable[[], None]
+    ) -> None:
         self.loader = loader
         self.limit = limit
+        self.before_reading = before_reading
         self._budget = budget
         self._first: Any = None
         self.store: BatchStore | None = None
@@ -94,6 +98,7 @@ class CachedLoader:
             for index in range(len(self.store)):
                 yield self.store[index]
             return
+        self.before_reading()
         store, allowed = None, 0
         for index, batch in enumerate(self.loader):
             if index == 0:
@@ -113,6 +118,7 @@ class CachedLoader:
         """Whether reading the loader again gives another first batch: it shuffles, or augments at random."""
         if self._first is None:
             return False
+        self.before_reading()
         again = next(iter(self.loader), None)
         try:
             return not same_batch(self._first[0], again)

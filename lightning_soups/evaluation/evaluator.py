@@ -20,7 +20,8 @@ class Evaluator(ABC):
                 in the trace as accepted or not.
 
         Returns:
-            The monitored metric; compares "better" by its mode.
+            The monitored metric; compares "better" by its mode. When the mixture provably cannot reach ``beat``, this
+            may be a bound instead of the score itself: no better than that, and worse than ``beat``.
         """
 
     @abstractmethod

@@ -47,6 +47,7 @@ class KeptLoop(_EvaluationLoop):
         common_batches: How many batches of each dataloader every process has.
         samples_in_pass: How many samples a full pass has on this process; 0 before the first.
         progress: Shows passes, when set.
+        before_reading: Called before a dataloader is iterated, which may start worker processes; when set.
     """
 
     def __init__(self, trainer: Trainer, job: "Callable[[KeptLoop], Any]", cache_batches: CacheBatches) -> None:
@@ -69,6 +70,7 @@ class KeptLoop(_EvaluationLoop):
         self.cut_short = False
         self.samples_in_pass = 0
         self.progress: RecipeProgress | None = None
+        self.before_reading: Callable[[], None] | None = None
 
     def run(self) -> list[Any]:
         """Do the job; what it returns comes back from ``trainer.validate`` as the only element of a list."""
@@ -122,7 +124,7 @@ class KeptLoop(_EvaluationLoop):
         if combined._mode == "sequential":
             budget = MemoryBudget(self.trainer, self._cache_batches)
             limits = zip(combined.flattened, self._max_batches, strict=True)
-            self.loaders = [CachedLoader(loader, limit, budget) for loader, limit in limits]
+            self.loaders = [CachedLoader(loader, limit, budget, self._before_reading) for loader, limit in limits]
             self._replayed = CombinedLoader(self.loaders, "sequential")
 
     def reset(self) -> None:
@@ -182,6 +184,10 @@ class KeptLoop(_EvaluationLoop):
 
     def _read_logged(self) -> None:
         self._logged.update(logged_in_epoch(self.trainer, known=self._logged))
+
+    def _before_reading(self) -> None:
+        if self.before_reading is not None:
+            self.before_reading()
 
     def _compare_processes(self) -> None:
         strategy = self.trainer.strategy

@@ -67,7 +67,7 @@ class Difficulty:
         """
         if outcomes is None:
             return False
-        return torch.allclose(outcomes.loss, self._loss[samples], rtol=tolerance, atol=tolerance)
+        return torch.allclose(outcomes.loss, self._loss[samples], rtol=tolerance, atol=tolerance, equal_nan=True)
 
     def hardest_first(self, among: Tensor) -> Tensor:
         """Sort samples: what the incumbent gets wrong, then by the errors of all so far, then by the first loss.
@@ -81,7 +81,8 @@ class Difficulty:
         return order
 
     def _counted(self, outcomes: Outcomes) -> Tensor:
-        return outcomes.loss if self._by_loss else outcomes.wrong
+        # a model that diverged says nothing about what is hard
+        return outcomes.loss.nan_to_num(0, 0, 0) if self._by_loss else outcomes.wrong
 
 
 def outcomes_of(preds: Any, target: Any) -> Outcomes | None:

@@ -39,7 +39,12 @@ def regroup(loader: CachedLoader, rows: int) -> Regroup | None:
     if type(users.sampler) not in (SequentialSampler, UnrepeatedDistributedSampler):
         return None  # another sampler may give another order next time
     indices = list(users.sampler)
-    return lambda groups: _resampled(users, [[indices[row] for row in group] for group in groups])
+
+    def regrouped(groups: Sequence[Sequence[int]]) -> DataLoader[Any]:
+        loader.before_reading()
+        return _resampled(users, [[indices[row] for row in group] for group in groups])
+
+    return regrouped
 
 
 class _Taken:

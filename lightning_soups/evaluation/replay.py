@@ -74,6 +74,7 @@ class ReplayEvaluator(Evaluator):
         self._incumbent: Score | None = None
         self._following: dict[Ingredient, Ingredient] = {}
         self._expect(list(ingredients))
+        loop.before_reading = staging.wait
 
     def score(self, mixture: Mixture, beat: Score | None = None) -> Score:
         """See :meth:`Evaluator.score`."""
@@ -96,7 +97,7 @@ class ReplayEvaluator(Evaluator):
         )
         self.trace.append(row)
         whole = len(self.trace) * self._loop.samples_in_pass
-        self._progress.answer(row, saved=1 - self._loop.samples / whole if whole else 0.0)
+        self._progress.answer(row, saved=max(0.0, 1 - self._loop.samples / whole) if whole else 0.0)
         return score
 
     def rank(self, ingredients: Ingredients) -> list[Ingredient]:

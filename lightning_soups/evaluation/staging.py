@@ -2,7 +2,7 @@
 
 import mmap
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Any
 
@@ -50,6 +50,11 @@ class Staging:
         if self._next is not None and self._next[0] == ingredient:
             return self._next[1].result()
         return self._mixer.state_dict(ingredient)
+
+    def wait(self) -> None:
+        """Come back when nothing is being read: worker processes that are forked while a thread runs may hang."""
+        if self._next is not None:
+            wait([self._next[1]])
 
     def _read(self, ingredient: Ingredient) -> Mapping[str, Any]:
         state_dict = self._mixer.state_dict(ingredient)

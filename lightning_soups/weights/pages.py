@@ -5,13 +5,13 @@ import ctypes
 import mmap
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
 
-# A page fault maps neighbours as well, as far as the page cache holds them in one piece: up to 2 MiB.
-_NEIGHBOURS = 1 << 21
+_SHARE = 0.25  # of one file's size may be in memory at a time, of all files together
+_LEAST = 1 << 20
 
 
 class MappedPages:
@@ -25,32 +25,33 @@ class MappedPages:
         paths: The files, mapped already.
     """
 
-    def __init__(self, paths: Iterable[str | os.PathLike[str]]) -> None:
+    def __init__(self, paths: Sequence[str | os.PathLike[str]]) -> None:
         self._mappings: list[tuple[int, int]] = []
-        self._page = mmap.PAGESIZE
+        self._used: dict[int, int] = {}
         smaps = Path("/proc/self/smaps")
         if sys.platform != "linux" or not smaps.exists():
             return
         self._madvise = ctypes.CDLL(None).madvise
         self._madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
         self._mappings = _unwritten(smaps.read_text(errors="surrogateescape"), set(map(os.path.realpath, paths)))
+        # giving pages back one by one costs more than reading them: rather all of a file's at once, now and then
+        largest = max(map(os.path.getsize, paths), default=0)
+        self._limit = max(_LEAST, int(_SHARE * largest / max(1, len(paths))))
 
     def release(self, tensor: Tensor) -> None:
-        """Give back the pages under a tensor, if it lies in one of the files; it can still be read afterwards.
+        """Say that a tensor has been read; every now and then its file's pages are given back.
 
         Args:
-            tensor: A CPU tensor; only contiguous ones are given back.
+            tensor: A CPU tensor, or a piece of one. It can still be read afterwards.
         """
-        if not self._mappings or not tensor.is_contiguous():
+        index = bisect.bisect_right(self._mappings, (tensor.data_ptr(), sys.maxsize)) - 1
+        if index < 0 or tensor.data_ptr() >= self._mappings[index][1]:
             return
-        start = tensor.data_ptr()
-        stop = start + tensor.numel() * tensor.element_size()
-        index = bisect.bisect_right(self._mappings, (start, sys.maxsize)) - 1
-        if index < 0 or stop > self._mappings[index][1]:
-            return
-        lowest, highest = self._mappings[index]
-        start = max(lowest, (start - _NEIGHBOURS) // self._page * self._page)
-        self._madvise(start, min(highest, stop + _NEIGHBOURS) - start, mmap.MADV_DONTNEED)
+        self._used[index] = self._used.get(index, 0) + tensor.numel() * tensor.element_size()
+        if self._used[index] >= self._limit:
+            self._used[index] = 0
+            start, stop = self._mappings[index]
+            self._madvise(start, stop - start, mmap.MADV_DONTNEED)
 
 
 def _unwritten(smaps: str, paths: set[str]) -> list[tuple[int, int]]:

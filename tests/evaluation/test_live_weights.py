@@ -1,17 +1,20 @@
 """Candidates are written in place where that is the same as loading them."""
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy, Strategy
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from lightning_soups import GreedySoup, Ingredients, Mixture, Recipe, Soup, SoupTrainer
 from lightning_soups.evaluation.evaluator import Evaluator
 from lightning_soups.evaluation.staging import Staging
 from lightning_soups.mixing import Mixer
-from tests.helpers import Blobs, Classifier, record, trainer
+from tests.helpers import Blobs, Classifier, blobs, record, trainer
 
 LRS = [0.02, 0.3, 0.6, 1.2, 0.1]
 
@@ -177,3 +180,29 @@ def test_recorded_scores_rank_only_when_evaluation_agrees(tmp_path: Path) -> Non
     assert sum(not row.cached for row in evaluated.trace if len(row.mixture) == 1) == len(LRS)
     assert evaluated.mixture == recorded.mixture
     assert {value for _, value in singles(evaluated)} == {value for _, value in singles(recorded)}
+
+
+def test_no_loader_starts_workers_while_an_ingredient_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is forked while another thread holds a lock may hang."""
+    record(tmp_path, LRS)
+    running: list[bool] = []
+    reading = threading.Event()
+    original = Staging._read
+
+    def slowly(self: Staging, ingredient):
+        reading.set()
+        time.sleep(0.05)
+        found = original(self, ingredient)
+        reading.clear()
+        return found
+
+    class Forking(DataLoader):
+        def __iter__(self):
+            running.append(reading.is_set())
+            return super().__iter__()
+
+    monkeypatch.setattr(Staging, "_read", slowly)
+    loader = Forking(blobs(101, seed=2), batch_size=32)
+    trainer(SoupTrainer).cook(Classifier(), loader, ingredients=tmp_path, cache_batches="off")
+    assert len(running) > 3
+    assert not any(running)

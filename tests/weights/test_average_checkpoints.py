@@ -44,7 +44,7 @@ def test_nothing_to_average_and_files_that_do_not_exist(tmp_path: Path) -> None:
 
 @needs_proc
 def test_memory_does_not_grow_with_the_number_of_checkpoints(tmp_path: Path) -> None:
-    (path,) = checkpoints(tmp_path, 1, 10_000_000)
+    (path,) = checkpoints(tmp_path, 1, 25_000_000)
     program = """
         import re, sys
         from pathlib import Path
