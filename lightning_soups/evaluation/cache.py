@@ -15,6 +15,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from lightning_soups.evaluation.batch_store import BatchStore, bytes_of, same_batch
+from lightning_soups.evaluation.resample import can_resample, resample
 
 CacheBatches = Literal["auto", "device", "host", "off"]
 SHARE = 0.4  # of the memory that is free when the first batch comes, for all dataloaders together
@@ -118,12 +119,22 @@ class CachedLoader:
         """Whether reading the loader again gives another first batch: it shuffles, or augments at random."""
         if self._first is None:
             return False
-        self.before_reading()
-        again = next(iter(self.loader), None)
+        again = self._first_batch_again()
         try:
             return not same_batch(self._first[0], again)
         except (pickle.PicklingError, TypeError, AttributeError):
             return False  # a batch that cannot be compared
+
+    def _first_batch_again(self) -> Any:
+        """Read the first batch again, with no more workers than it takes; None if it is of other samples."""
+        self.before_reading()
+        if not can_resample(self.loader):
+            return next(iter(self.loader), None)
+        assert self.loader.batch_sampler is not None
+        one, another = (next(iter(self.loader.batch_sampler), None) for _ in range(2))
+        if one is None or one != another:
+            return None
+        return next(iter(resample(self.loader, [one], workers=min(1, self.loader.num_workers))))
 
     def _new_store(self, batch: Any) -> tuple[BatchStore | None, int]:
         try:

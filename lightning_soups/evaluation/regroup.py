@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any, Protocol
 
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
+from torch.utils.data import DataLoader, SequentialSampler
 
 from lightning_soups.evaluation.cache import CachedLoader
+from lightning_soups.evaluation.resample import can_resample, resample
 
 
 class Batches(Iterable[Any], Sized, Protocol):
@@ -32,17 +33,13 @@ def regroup(loader: CachedLoader, rows: int) -> Regroup | None:
     store, users = loader.store, loader.loader
     if store is not None and store.rows == rows:
         return lambda groups: _Taken(groups, store.take)
-    if type(users) is not DataLoader or isinstance(users.dataset, IterableDataset):
-        return None
-    if type(users.batch_sampler) is not BatchSampler:
-        return None
-    if type(users.sampler) not in (SequentialSampler, UnrepeatedDistributedSampler):
+    if not can_resample(users) or type(users.sampler) not in (SequentialSampler, UnrepeatedDistributedSampler):
         return None  # another sampler may give another order next time
     indices = list(users.sampler)
 
     def regrouped(groups: Sequence[Sequence[int]]) -> DataLoader[Any]:
         loader.before_reading()
-        return _resampled(users, [[indices[row] for row in group] for group in groups])
+        return resample(users, [[indices[row] for row in group] for group in groups], users.num_workers)
 
     return regrouped
 
@@ -57,18 +54,3 @@ class _Taken:
 
     def __iter__(self) -> Iterator[Any]:
         return map(self._take, self._groups)
-
-
-def _resampled(loader: DataLoader[Any], groups: Sequence[Sequence[int]]) -> DataLoader[Any]:
-    return DataLoader(
-        loader.dataset,
-        batch_sampler=[list(group) for group in groups],
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-        timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-        generator=loader.generator,
-        prefetch_factor=loader.prefetch_factor,
-    )

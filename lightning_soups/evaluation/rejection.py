@@ -9,7 +9,8 @@ from torch import Tensor
 from lightning_soups.evaluation.kept_loop import KeptLoop
 from lightning_soups.evaluation.monitored import MonitoredSums, on_all_processes
 from lightning_soups.evaluation.order import Watch
-from lightning_soups.evaluation.probe import BatchRecord, Probe, losses_explain, outcomes_in
+from lightning_soups.evaluation.pass_record import BatchRecord, losses_explain, outcomes_in
+from lightning_soups.evaluation.probe import Probe
 from lightning_soups.logged import Logged
 from lightning_soups.score import Score
 

@@ -218,6 +218,8 @@ class ReplayEvaluator(Evaluator):
 
     def _look_for_changes(self) -> None:
         """After the first pass: would another one see other data?"""
+        if not self._loop.trainer.is_global_zero:  # who saves the soup; the others would only compete for the cores
+            return
         for index, loader in enumerate(self._loop.loaders or []):
             if loader.changes():
                 kept = (

@@ -10,8 +10,7 @@ from torch import Tensor
 
 Release = Callable[[Tensor], None]
 
-# 8 members of 65536 float64 numbers are 4 MiB. Smaller pieces lose time in Python, larger ones fall out of the cache.
-_ROWS = 8
+# Two times 65536 float64 numbers are 1 MiB. Smaller pieces lose time in Python, larger ones fall out of the cache.
 _PIECE = 1 << 16
 _PIECE_ON_ACCELERATOR = 1 << 22
 _NUMBERS_PER_TASK = 1 << 21
@@ -51,7 +50,6 @@ def combine(
     """
     device = torch.device(device)
     jobs = list(jobs)
-    scale = None if coefficients is None else torch.tensor(coefficients, dtype=torch.float64, device=device)
     # the more members, the smaller a piece: what is in use at one time must not grow with their number
     widest = max((len(job.members) for job in jobs), default=1)
     limit = min(_PIECE, max(_PIECE >> 4, _NUMBERS_PER_TASK // widest))
@@ -67,11 +65,11 @@ def combine(
                 return
             with torch.inference_mode():  # of each thread; it may write to inference tensors and to others
                 for piece in task:
-                    needed = piece.out.numel() * (min(_ROWS, widest) + 1)
+                    needed = 2 * piece.out.numel()
                     dtype = wide(piece.dtype)
                     if dtype not in buffers or buffers[dtype].numel() < needed:
                         buffers[dtype] = torch.empty(needed, dtype=dtype, device=device)
-                    _combine_piece(piece, scale, divisor, buffers[dtype], release)
+                    _combine_piece(piece, coefficients, divisor, buffers[dtype], release)
 
     threads = torch.get_num_threads()
     numbers = sum(job.out.numel() * len(job.members) for job in jobs)
@@ -116,23 +114,20 @@ def pieces(tensors: Sequence[Tensor], limit: int) -> Iterator[Sequence[Tensor]]:
             yield from [part] if row <= limit else pieces([tensor[0] for tensor in part], limit)
 
 
-def _combine_piece(piece: Job, scale: Tensor | None, divisor: int, buffer: Tensor, release: Release | None) -> None:
-    shape, height = piece.out.shape, min(_ROWS, len(piece.members)) + 1
-    total, *rows = buffer[: height * piece.out.numel()].view(height, *shape).unbind(0)
-    stacked = buffer[piece.out.numel() : height * piece.out.numel()].view(height - 1, *shape)
-    for start in range(0, len(piece.members), _ROWS):
-        members = piece.members[start : start + _ROWS]
-        group = stacked[: len(members)]
-        for row, member in zip(rows, members, strict=False):
-            row.copy_(member)
-            if release is not None:
-                release(member)
-        if scale is not None:
-            group.mul_(scale[start : start + len(members)].view(-1, *[1] * len(shape)))
-        if start == 0:
-            torch.sum(group, 0, out=total)
-        else:
-            total.add_(group.sum(0))
+def _combine_piece(
+    piece: Job, coefficients: Sequence[float] | None, divisor: int, buffer: Tensor, release: Release | None
+) -> None:
+    shape, numbers = piece.out.shape, piece.out.numel()
+    total, term = buffer[: 2 * numbers].view(2, *shape).unbind(0)
+    for index, member in enumerate(piece.members):
+        target = term if index else total
+        target.copy_(member)
+        if release is not None:
+            release(member)
+        if coefficients is not None:
+            target.mul_(coefficients[index])
+        if index:
+            total.add_(term)
     if divisor != 1:
         total.div_(divisor)
     piece.out.copy_(total.to(piece.dtype))
