@@ -134,8 +134,8 @@ class _Cook:
             )
             try:
                 mixture = self.recipe.cook(self.ingredients, evaluator)
-            except BoundWithdrawnError:
-                evaluator.take_rejections_back()
+            except BoundWithdrawnError as error:
+                evaluator.take_rejections_back(str(error))
                 mixture = self.recipe.cook(self.ingredients, evaluator)
             score, metrics = evaluator.answer(mixture)
         soup = Soup(

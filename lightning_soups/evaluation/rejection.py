@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lightning_soups.evaluation.bounds import Bound
 from lightning_soups.evaluation.kept_loop import KeptLoop
 from lightning_soups.evaluation.monitored import MonitoredSums, on_all_processes
 from lightning_soups.evaluation.order import Watch
@@ -16,7 +17,7 @@ from lightning_soups.score import Score
 
 
 class BoundWithdrawnError(Exception):
-    """A bound that was only observed to hold does not, and candidates were rejected by it."""
+    """What a bound relies on turned out not to hold, after candidates had been rejected by it; says what."""
 
 
 class EarlyRejection:
@@ -63,7 +64,7 @@ class EarlyRejection:
             still have reached.
 
         Raises:
-            BoundWithdrawnError: A value that was non-negative so far is not; what was rejected has to be asked again.
+            BoundWithdrawnError: What was rejected so far has to be asked again.
         """
         self._beat, self._reach = beat, None
         if self._can_reject() and self._probe is not None and self._probe.ready:
@@ -135,22 +136,28 @@ class EarlyRejection:
             return
         assert bound is not None
         total, fell = self._monitored.over_processes()
-        if self._total is None:
-            # the module may do more with the metric than log it
-            value, ours = logged[self._monitor].value, bound.best_possible(total, total)
-            broken = not math.isclose(ours, value, rel_tol=1e-5, abs_tol=1e-12)
-        else:  # other data
-            broken = not torch.equal(bound.fixed(total), bound.fixed(self._total))
-        if bound.observed:
-            explained = on_all_processes(self._loop, losses_explain(self._records, self._monitored.dataloader))
-            broken |= bound.of_samples and not explained
-            bound.of_samples = explained
-        if fell or broken:
+        why = self._why_not(bound, total, fell, logged[self._monitor].value)
+        if why is not None:
             self._monitored.bound, self._withdrawn = None, True
             if self._rejected:
-                raise BoundWithdrawnError
+                raise BoundWithdrawnError(why)
         elif self._total is None:
             self._total = total
             if bound.of_samples:
                 self._probe = Probe(self._loop, self._watch, self._monitored, self._records)
                 self._probe.check(prepare, self._records)
+
+    def _why_not(self, bound: Bound, total: Tensor, fell: bool, value: float) -> str | None:
+        """Why a full pass speaks against the bound; None when it does not."""
+        if bound.observed:
+            explained = on_all_processes(self._loop, losses_explain(self._records, self._monitored.dataloader))
+            explained, bound.of_samples = explained or not bound.of_samples, explained
+            if not explained:
+                return f"{self._monitor!r} was a mean of the samples' losses until then and is something else now"
+        if fell:
+            return f"{self._monitor!r} was never negative until then and is now"
+        if self._total is not None and not torch.equal(bound.fixed(total), bound.fixed(self._total)):
+            return "the held-out data were other ones in a later pass"
+        if not math.isclose(bound.best_possible(total, total), value, rel_tol=1e-5, abs_tol=1e-12):
+            return f"{self._monitor!r} is more than what is logged in validation_step"
+        return None

@@ -128,13 +128,12 @@ class ReplayEvaluator(Evaluator):
             )
         return self._answers[mixture]
 
-    def take_rejections_back(self) -> None:
+    def take_rejections_back(self, why: str) -> None:
         """Forget which candidates were rejected early; full answers stay."""
         self.trace = [row for row in self.trace if not row.early]
         self._below.clear()
         self._add_caveat(
-            f"{self._monitor!r} was negative in some batch, after candidates had been rejected early because it had"
-            " been non-negative until then. The recipe was started again without rejecting early."
+            f"Candidates had been rejected early, but {why}. The recipe was started again without rejecting early."
         )
 
     def _check(self, mixture: object) -> None:

@@ -1,5 +1,6 @@
 """When candidates are rejected early, how much that saves, and when it must not happen."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 import torchmetrics
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
@@ -39,7 +40,9 @@ class Easy(Blobs):
 def cook(recorded: Path, tmp_path: Path, module: Any = None, *, data: Any = None, **kwargs) -> Soup:
     callbacks = kwargs.pop("callbacks", [])
     options = {"ingredients": recorded, "output": tmp_path / "s.ckpt", **kwargs}
-    return trainer(SoupTrainer, callbacks=callbacks).cook(module or Classifier(), data or Easy(), **options)
+    return trainer(SoupTrainer, callbacks=callbacks).cook(
+        module or Classifier(), Easy() if data is None else data, **options
+    )
 
 
 def early(soup: Soup) -> list[int]:
@@ -106,7 +109,7 @@ def test_what_a_bound_decided_is_taken_back_when_it_breaks(tmp_path: Path) -> No
     paths = [tmp_path / f"{name}.ckpt" for name in "abc"]
     options = {"monitor": "tricky", "mode": "min", "ingredients": paths}
     full = cook(tmp_path, tmp_path, Negative(), early_rejection=False, **options)
-    with pytest.warns(UserWarning, match="negative in some batch.*started again"):
+    with pytest.warns(UserWarning, match="never negative until then.*started again"):
         soup = cook(tmp_path, tmp_path, Negative(), **options)
     assert soup.mixture == full.mixture
     assert soup.score == full.score
@@ -114,6 +117,23 @@ def test_what_a_bound_decided_is_taken_back_when_it_breaks(tmp_path: Path) -> No
     assert len(soup.caveats) == 1
     answers = [row.samples for row in soup.trace if not row.cached]
     assert len(answers) == 5, "full answers were kept: three singles, a with c, then a with b"
+
+
+def test_data_that_change_later_take_rejections_back(recorded: Path, tmp_path: Path) -> None:
+    class Drifting(IterableDataset):
+        """400 samples, but 200 of them from the sixth pass on."""
+
+        passes = 0
+
+        def __iter__(self):
+            Drifting.passes += 1
+            return itertools.islice(blobs(400, seed=2, noise=0.8), 200 if Drifting.passes > 5 else 400)
+
+    loader = DataLoader(Drifting(), batch_size=32)
+    with pytest.warns(UserWarning, match="the held-out data were other ones in a later pass.*started again"):
+        soup = cook(recorded, tmp_path, data=loader, cache_batches="off")
+    assert not early(soup)
+    assert len(soup.caveats) == 1
 
 
 class Broken(Classifier):
