@@ -94,23 +94,24 @@ def test_a_loss_ends_passes_in_the_loaders_order(recorded: Path, tmp_path: Path)
 class Negative(LightningModule):
     """One weight w; logs 1 + |w|, but near w = -6 values that fall below zero in the last batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: float, others: float) -> None:
         super().__init__()
         self.w = nn.Parameter(torch.zeros(1))
+        self.values = [first] + [others] * 11 + [-1000.0]
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
-        strange = -100.0 if batch_idx == 12 else 0.5
-        self.log("tricky", strange if abs(self.w + 6) < 1 else 1 + self.w.abs().squeeze())
+        self.log("tricky", self.values[batch_idx] if abs(self.w + 6) < 1 else 1 + self.w.abs().squeeze())
 
 
-def test_what_a_bound_decided_is_taken_back_when_it_breaks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("values", [(0.5, 0.5), (-0.1, 5.0)], ids=["in the last batch", "in the first"])
+def test_what_a_bound_decided_is_taken_back_when_it_breaks(tmp_path: Path, values: tuple[float, float]) -> None:
     for name, weight in {"a": 0.0, "b": 10.0, "c": -12.0}.items():
         torch.save({"state_dict": {"w": torch.tensor([weight])}}, tmp_path / f"{name}.ckpt")
     paths = [tmp_path / f"{name}.ckpt" for name in "abc"]
     options = {"monitor": "tricky", "mode": "min", "ingredients": paths}
-    full = cook(tmp_path, tmp_path, Negative(), early_rejection=False, **options)
+    full = cook(tmp_path, tmp_path, Negative(*values), early_rejection=False, **options)
     with pytest.warns(UserWarning, match="never negative until then.*started again"):
-        soup = cook(tmp_path, tmp_path, Negative(), **options)
+        soup = cook(tmp_path, tmp_path, Negative(*values), **options)
     assert soup.mixture == full.mixture
     assert soup.score == full.score
     assert not early(soup)
