@@ -62,6 +62,12 @@ def test_what_torchmetrics_and_torch_keep_to_themselves() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # no warning that compute came before update
         assert accuracy.compute() == 0.75
+    layer = torch.nn.Linear(1, 1)
+    assert not layer._load_state_dict_pre_hooks
+    layer.register_load_state_dict_pre_hook(lambda *args: None)
+    assert layer._load_state_dict_pre_hooks
+    assert not layer._load_state_dict_post_hooks
+    assert torch.nn.BatchNorm1d(1)._load_from_state_dict.__module__.startswith("torch.")
     leaves, spec = tree_flatten({"a": [torch.ones(1), "b"]})
     assert leaves[1] == "b"
     assert tree_unflatten([1, 2], spec) == {"a": [1, 2]}

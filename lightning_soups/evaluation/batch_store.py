@@ -75,10 +75,10 @@ class BatchStore:
     def _append_rows(self, batch: Any) -> bool:
         """Keep a batch as rows; False when it has none or they differ from those before."""
         leaves, spec = tree_flatten(batch)
-        if not leaves or not all(isinstance(leaf, Tensor) and leaf.ndim for leaf in leaves):
+        if not leaves or not all(_is_plain(leaf) and leaf.ndim for leaf in leaves):
             return False
         count = len(leaves[0])
-        if any(len(leaf) != count for leaf in leaves) or any(leaf.layout != torch.strided for leaf in leaves):
+        if any(len(leaf) != count for leaf in leaves):
             return False
         if self._spec is None:
             self._spec = spec
@@ -105,7 +105,7 @@ class BatchStore:
 def bytes_of(batch: Any) -> int:
     """How much memory a batch takes; what is not a tensor is measured pickled."""
     leaves, _ = tree_flatten(batch)
-    return sum(leaf.nbytes if isinstance(leaf, Tensor) else len(pickle.dumps(leaf)) for leaf in leaves)
+    return sum(leaf.nbytes if _is_plain(leaf) else len(pickle.dumps(leaf)) for leaf in leaves)
 
 
 def same_batch(first: Any, second: Any) -> bool:
@@ -115,7 +115,7 @@ def same_batch(first: Any, second: Any) -> bool:
 
 
 def _same_leaf(first: Any, second: Any) -> bool:
-    if not (isinstance(first, Tensor) and isinstance(second, Tensor)):
+    if not (_is_plain(first) and _is_plain(second)):
         return type(first) is type(second) and pickle.dumps(first) == pickle.dumps(second)
     first, second = first.cpu(), second.cpu()
     if first.shape != second.shape or first.dtype != second.dtype:
@@ -123,8 +123,13 @@ def _same_leaf(first: Any, second: Any) -> bool:
     return bool(((first == second) | ((first != first) & (second != second))).all())
 
 
+def _is_plain(leaf: Any) -> bool:
+    """Whether a leaf is a tensor and nothing else: no subclass, no attributes, not sparse or nested."""
+    return type(leaf) is Tensor and not leaf.__dict__ and leaf.layout == torch.strided and not leaf.is_nested
+
+
 def _copy(batch: Any, device: torch.device) -> Any:
     def copied(leaf: Any) -> Any:
-        return leaf.detach().to(device, copy=True) if isinstance(leaf, Tensor) else copy.deepcopy(leaf)
+        return leaf.detach().to(device, copy=True) if _is_plain(leaf) else copy.deepcopy(leaf)
 
     return tree_map(copied, batch)

@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,6 +20,8 @@ from lightning_soups.evaluation.resample import can_resample, resample
 
 CacheBatches = Literal["auto", "device", "host", "off"]
 SHARE = 0.4  # of the memory that is free when the first batch comes, for all dataloaders together
+# what pickling or copying batches of unusual types may raise
+_CANNOT_KEEP = (pickle.PicklingError, TypeError, AttributeError, RuntimeError, NotImplementedError)
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -43,29 +46,32 @@ class MemoryBudget:
         cache_batches: ``device`` keeps batches on the accelerator, ``host`` in (pinned) host memory, ``auto`` on the
             accelerator if they fit there, else in host memory, ``off`` nowhere. A module or datamodule that overrides
             how batches are transferred gets them from host memory, as its hooks expect.
+
+    Attributes:
+        places: Where batches may be kept, best first.
     """
 
     def __init__(self, trainer: Trainer, cache_batches: CacheBatches) -> None:
         device, host = trainer.strategy.root_device, torch.device("cpu")
-        self._places = {"auto": [device, host], "device": [device], "host": [host], "off": []}[cache_batches]
+        self.places = {"auto": [device, host], "device": [device], "host": [host], "off": []}[cache_batches]
         if _transfers_itself(trainer.lightning_module) or _transfers_itself(getattr(trainer, "datamodule", None)):
-            self._places = [host] if self._places else []
+            self.places = [host] if self.places else []
         self._processes = trainer.num_devices
         self.pin = device.type == "cuda"
 
     def place(self, needed: int) -> tuple[torch.device, int] | None:
         """Find a place for so many bytes; returns it and how many bytes may be used there."""
-        for place in self._places:
+        for place in self.places:
             share = free_memory(place) * SHARE
             if place.type == "cpu":
                 share /= self._processes
             left = int(share)
             if needed <= left:
                 return place, left
-        if self._places:
+        if self.places:
             rank_zero_warn(
                 f"The held-out batches need about {needed / 2**30:.1f} GiB, more than {SHARE:.0%} of the free memory"
-                f" ({' or '.join(str(place) for place in dict.fromkeys(self._places))}), so they are read again for"
+                f" ({' or '.join(str(place) for place in dict.fromkeys(self.places))}), so they are read again for"
                 " every pass. Smaller inputs (uint8 images that are converted on the device) make room."
             )
         return None
@@ -88,7 +94,8 @@ class CachedLoader:
         self.limit = limit
         self.before_reading = before_reading
         self._budget = budget
-        self._first: Any = None
+        self._first: BatchStore | None = None
+        self._changes: bool | None = None
         self.store: BatchStore | None = None
 
     def __len__(self) -> int:
@@ -103,9 +110,7 @@ class CachedLoader:
         store, allowed = None, 0
         for index, batch in enumerate(self.loader):
             if index == 0:
-                if self._first is None:
-                    self._first = BatchStore(torch.device("cpu"))
-                    self._first.append(batch)
+                self._remember(batch)
                 store, allowed = self._new_store(batch)
             if store is not None:
                 store = self._kept(store, batch, allowed)
@@ -115,31 +120,46 @@ class CachedLoader:
         if store is not None and self.limit == float("inf"):
             self.store = store
 
-    def changes(self) -> bool:
-        """Whether reading the loader again gives another first batch: it shuffles, or augments at random."""
+    def _remember(self, batch: Any) -> None:
         if self._first is None:
-            return False
-        again = self._first_batch_again()
-        try:
-            return not same_batch(self._first[0], again)
-        except (pickle.PicklingError, TypeError, AttributeError):
-            return False  # a batch that cannot be compared
+            self._first = BatchStore(torch.device("cpu"))
+            with suppress(*_CANNOT_KEEP):
+                self._first.append(batch)
 
-    def _first_batch_again(self) -> Any:
-        """Read the first batch again, with no more workers than it takes; None if it is of other samples."""
+    def changes(self) -> bool:
+        """Whether reading the loader again gives other batches: it shuffles, or changes samples at random.
+
+        The first batch is read again, and the last one that was kept, with one worker; once.
+        """
+        if self._changes is None:
+            try:
+                self._changes = self._reads_differently()
+            except _CANNOT_KEEP:
+                self._changes = False  # batches that cannot be compared
+        return self._changes
+
+    def _reads_differently(self) -> bool:
+        if not self._first:
+            return False
         self.before_reading()
         if not can_resample(self.loader):
-            return next(iter(self.loader), None)
+            return not same_batch(self._first[0], next(iter(self.loader), None))
         assert self.loader.batch_sampler is not None
-        one, another = (next(iter(self.loader.batch_sampler), None) for _ in range(2))
-        if one is None or one != another:
-            return None
-        return next(iter(resample(self.loader, [one], workers=min(1, self.loader.num_workers))))
+        order, again = (list(self.loader.batch_sampler) for _ in range(2))
+        if order != again:
+            return True
+        known, indices = [self._first[0]], order[:1]
+        if self.store is not None and len(self.store) > 1:
+            known, indices = [*known, self.store[len(self.store) - 1]], [*indices, order[len(self.store) - 1]]
+        read = resample(self.loader, indices, workers=min(1, self.loader.num_workers))
+        return not all(same_batch(one, other) for one, other in zip(known, read, strict=True))
 
     def _new_store(self, batch: Any) -> tuple[BatchStore | None, int]:
+        if not self._budget.places:
+            return None, 0
         try:
             size = bytes_of(batch)
-        except (pickle.PicklingError, TypeError, AttributeError):  # of unknown size, so it cannot be kept within any
+        except _CANNOT_KEEP:  # of unknown size, so it cannot be kept within any
             return None, 0
         found = self._budget.place(size * int(self.limit) if self.limit != float("inf") else size)
         if found is None:
@@ -149,10 +169,13 @@ class CachedLoader:
         return BatchStore(device, _rows(self.loader, self.limit), pin), allowed
 
     def _kept(self, store: BatchStore, batch: Any, allowed: int) -> BatchStore | None:
-        if store.nbytes + bytes_of(batch) > allowed:
-            rank_zero_warn("Later held-out batches are larger than the first: they do not fit and are read anew.")
+        try:
+            if store.nbytes + bytes_of(batch) > allowed:
+                rank_zero_warn("Later held-out batches are larger than the first: they do not fit and are read anew.")
+                return None
+            store.append(batch)
+        except _CANNOT_KEEP:
             return None
-        store.append(batch)
         return store
 
 

@@ -1,5 +1,6 @@
 """Lightning's validate loop, entered once and replayed for every question."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -14,6 +15,7 @@ from lightning.pytorch.utilities.data import extract_batch_size
 
 from lightning_soups.evaluation.cache import CacheBatches, CachedLoader, MemoryBudget
 from lightning_soups.evaluation.exact_sampler import ExactSource
+from lightning_soups.evaluation.module_state import PlainState
 from lightning_soups.evaluation.progress import RecipeProgress
 from lightning_soups.evaluation.regroup import Batches
 from lightning_soups.logged import Logged, logged_in_epoch, synced_in_every_batch
@@ -104,10 +106,14 @@ class KeptLoop(_EvaluationLoop):
         if self.progress is not None:
             self.progress.begin_pass(sum(self._max_batches))
         before = self.samples
+        plain = PlainState([self.trainer.lightning_module, *self.trainer.callbacks])  # type: ignore[attr-defined]
         try:
             super().run()
         finally:
             self._replayed, self._max_batches = whole, limits
+            if self.cut_short:
+                plain.restore()
+                self.trainer._logger_connector.reset_results()
         if not self.cut_short:
             self.samples_in_pass = self.samples - before
         return self._logged
@@ -138,12 +144,9 @@ class KeptLoop(_EvaluationLoop):
             self._combined_loader = users
 
     def on_run_end(self) -> list[Any]:
-        """Finish a pass; one that was cut short has no results to log, only hooks that expect to be called."""
+        """Finish a pass; one that was cut short logs nothing and calls no hooks, which would get a part of the data."""
         if not self.cut_short:
             return super().on_run_end()
-        self.trainer._logger_connector.epoch_end_reached()
-        self._on_evaluation_epoch_end()
-        self._on_evaluation_end()
         self._on_evaluation_model_train()
         return []
 
@@ -161,9 +164,7 @@ class KeptLoop(_EvaluationLoop):
                 f"{names} are gathered over processes in every batch, but the held-out samples do not divide evenly"
                 " among the processes, so the last batch would wait forever. Log them with on_step=False."
             )
-        rows = 0
-        with suppress(MisconfigurationException):  # a batch without tensors has no size
-            rows = extract_batch_size(batch)
+        rows = _rows(batch)
         self.batches += 1
         self.samples += rows
         if self.progress is not None:
@@ -178,8 +179,7 @@ class KeptLoop(_EvaluationLoop):
             super()._store_dataloader_outputs()
 
     def _on_evaluation_end(self, *args: Any, **kwargs: Any) -> None:
-        if not self.cut_short:
-            self._read_logged()  # what hooks at the end of the epoch have logged, before the parent resets everything
+        self._read_logged()  # what hooks at the end of the epoch have logged, before the parent resets everything
         super()._on_evaluation_end(*args, **kwargs)
 
     def _read_logged(self) -> None:
@@ -195,3 +195,11 @@ class KeptLoop(_EvaluationLoop):
         everyone = strategy.all_gather(own).reshape(-1, len(own))
         self.common_batches = everyone.amin(dim=0).tolist()
         self._uneven = bool((everyone != own).any())
+
+
+def _rows(batch: Any) -> int:
+    """How many samples a batch has, as Lightning counts them; 0 for a batch without tensors."""
+    with suppress(MisconfigurationException), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that sizes are ambiguous is of no interest to who gives batch_size
+        return extract_batch_size(batch)
+    return 0

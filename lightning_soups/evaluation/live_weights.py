@@ -5,7 +5,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_soups.evaluation.staging import Staging
 from lightning_soups.ingredients import Ingredient
@@ -85,7 +85,9 @@ class LiveWeights:
         if not self._tried:
             self._tried = True
             whole = type(strategy).load_model_state_dict is Strategy.load_model_state_dict  # no sharded parameters
-            hooked = is_overridden("on_load_checkpoint", module, LightningModule)
+            hooked = is_overridden("on_load_checkpoint", module, LightningModule) or any(
+                map(_loads_itself, module.modules())
+            )
             self._direct = whole and not hooked and self._holds(mixed)
 
     def _live(self) -> dict[str, Tensor]:
@@ -103,3 +105,12 @@ class LiveWeights:
             and torch.equal(live[name], value.to(live[name]))
             for name, value in mixed.items()
         )
+
+
+def _loads_itself(module: nn.Module) -> bool:
+    """Whether a module does something of its own when it is loaded, such as computing one weight from others."""
+    # private in torch, and without a public counterpart
+    if module._load_state_dict_pre_hooks or module._load_state_dict_post_hooks:
+        return True
+    methods = (type(module).load_state_dict, type(module)._load_from_state_dict)
+    return not all(method.__module__.partition(".")[0] in ("torch", "torchmetrics") for method in methods)

@@ -21,10 +21,13 @@ class Outcomes:
     Args:
         wrong: Share of a sample's predictions that are wrong, from 0 to 1, shape (n,).
         loss: A loss of each sample, shape (n,), never negative: the cross-entropy of scores, the error of numbers.
+        depends_on_batch: Whether what the scores mean was decided by the whole batch: torchmetrics takes scores of a
+            binary or multilabel task for logits when one of the batch is outside of [0, 1].
     """
 
     wrong: Tensor
     loss: Tensor
+    depends_on_batch: bool = False
 
 
 class Difficulty:
@@ -65,7 +68,7 @@ class Difficulty:
             outcomes: What to compare, shape (m,).
             tolerance: How much a loss may differ, relative to 1 or to itself if that is more.
         """
-        if outcomes is None:
+        if outcomes is None or len(outcomes.loss) != len(samples):
             return False
         return torch.allclose(outcomes.loss, self._loss[samples], rtol=tolerance, atol=tolerance, equal_nan=True)
 
@@ -101,6 +104,7 @@ def outcomes_of(preds: Any, target: Any) -> Outcomes | None:
     if len(preds) != len(target) or not len(preds):
         return None
     preds, target = preds.detach().float() if preds.is_floating_point() else preds.detach(), target.detach()
+    depends_on_batch = False
     if preds.ndim == target.ndim + 1 and preds.is_floating_point():
         label = target.long().clamp(0, preds.shape[1] - 1)
         wrong = (preds.argmax(dim=1) != target).float()
@@ -112,10 +116,12 @@ def outcomes_of(preds: Any, target: Any) -> Outcomes | None:
     elif target.is_floating_point():
         wrong = loss = (preds - target).abs()
     else:
-        scores = preds if bool(((preds >= 0) & (preds <= 1)).all()) else preds.sigmoid()
+        depends_on_batch = not bool(((preds >= 0) & (preds <= 1)).all())
+        scores = preds.sigmoid() if depends_on_batch else preds
         wrong = ((scores - target).abs() > 0.5).float()
         loss = nn.functional.binary_cross_entropy(scores, target.float(), reduction="none")
-    return Outcomes(*(value.reshape(len(value), -1).mean(dim=1).cpu() for value in (wrong, loss)))
+    wrong, loss = (value.reshape(len(value), -1).mean(dim=1).cpu() for value in (wrong, loss))
+    return Outcomes(wrong, loss, depends_on_batch)
 
 
 class Watch:

@@ -47,7 +47,11 @@ def outcomes_in(records: Sequence[BatchRecord], dataloader: int | None = None) -
         found.append(outcomes)
     if not found:
         return None
-    return Outcomes(torch.cat([one.wrong for one in found]), torch.cat([one.loss for one in found]))
+    return Outcomes(
+        torch.cat([one.wrong for one in found]),
+        torch.cat([one.loss for one in found]),
+        any(one.depends_on_batch for one in found),
+    )
 
 
 def losses_explain(records: Sequence[BatchRecord], dataloader: int | None) -> bool:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor
 
 from lightning_soups.evaluation.kept_loop import KeptLoop
@@ -46,10 +47,13 @@ class Probe:
         outcomes = outcomes_in(first, monitored.dataloader)
         assert monitored.bound is not None
         self.difficulty = Difficulty(outcomes, by_loss=monitored.bound.observed) if outcomes is not None else None
-        able = outcomes is not None and all(self._sources[index] is not None for index in counted)
+        able = outcomes is not None and not outcomes.depends_on_batch
+        able = able and all(self._sources[index] is not None for index in counted)
         self.ready = on_all_processes(loop, able)
         sizes = gather(loop, [max(one.rows for one in first), len(self._counted)])
         self._batch_size, self._samples = int(sizes[:, 0].max()), int(sizes[:, 1].min())
+        self._balance = 0  # samples saved by probes so far, the same on all processes
+        self._limit = 0
         # in low precision the shape of a batch can decide a near tie, so it stays as it is in full passes
         self._same_shape = loop.trainer.precision not in ("32-true", "64-true")
 
@@ -74,12 +78,15 @@ class Probe:
         samples = self.difficulty.hardest_first(torch.arange(start, start + batch.rows))
         third = max(1, batch.rows // 3)
         prepare()
-        again = self._visit([samples[:third], samples[third:]], lambda: False)
+        try:
+            again = self._visit([samples[:third], samples[third:]], lambda: False)
+        except Exception as error:  # whatever a step raises on batches of other sizes, it need not take them
+            rank_zero_info(f"Held-out samples stay in the dataloader's own batches, because of: {error!r}")
+            again = []
         sums, bound = self._monitored.own, self._monitored.bound
-        assert sums is not None
         assert bound is not None
-        same = torch.allclose(sums, batch.sums, rtol=bound.rounding, atol=0)
-        same &= self.difficulty.is_as_at_first(samples, outcomes_in(again), 0.1 if self._same_shape else 1e-3)
+        same = bool(again) and sums is not None and torch.allclose(sums, batch.sums, rtol=bound.rounding, atol=0)
+        same = same and self.difficulty.is_as_at_first(samples, outcomes_in(again), 0.1 if self._same_shape else 1e-3)
         self.ready = on_all_processes(self._loop, same)
 
     def run(self, prepare: Callable[[], None], hopeless: Callable[[], bool]) -> None:
@@ -90,11 +97,19 @@ class Probe:
             hopeless: Asked after every batch, on all processes.
         """
         assert self.difficulty is not None
-        groups = self._groups()
+        groups = self._groups() if self._balance >= -self._samples / 2 else []  # else they cost more than they save
         if not groups:
             return
         prepare()
-        records = self._visit(groups, hopeless)
+        rejected = False
+
+        def stop() -> bool:
+            nonlocal rejected
+            rejected = hopeless()
+            return rejected
+
+        records = self._visit(groups, stop)
+        self._balance += self._samples - self._limit if rejected else -self._limit
         outcomes = outcomes_in(records)
         if outcomes is not None:
             self.difficulty.note(torch.cat(groups[: len(records)]), outcomes)
@@ -116,7 +131,8 @@ class Probe:
             records.append(BatchRecord(dataloader, rows, outcomes, self._monitored.own))
             bound = self._monitored.bound
             assert bound is not None
-            if bound.observed and not losses_explain(records, self._monitored.dataloader):
+            strange = bound.observed and not losses_explain(records, self._monitored.dataloader)
+            if strange or (outcomes is not None and outcomes.depends_on_batch):
                 self._monitored.distrust()
             return stop()
 
@@ -135,8 +151,8 @@ class Probe:
         widest = int(_WIDEST * self._samples)
         if needed > widest:
             return []
-        limit = min(widest, 2 * needed + math.ceil(0.05 * self._samples) + _SMALLEST_BATCH)
-        order = order[:limit]
+        self._limit = min(widest, 2 * needed + math.ceil(0.05 * self._samples) + _SMALLEST_BATCH)
+        order = order[: self._limit]
         groups = [
             group
             for index in range(len(self._sources))

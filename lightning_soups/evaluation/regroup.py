@@ -36,12 +36,20 @@ def regroup(loader: CachedLoader, rows: int) -> Regroup | None:
     if not can_resample(users) or type(users.sampler) not in (SequentialSampler, UnrepeatedDistributedSampler):
         return None  # another sampler may give another order next time
     indices = list(users.sampler)
+    if rows != _rows_expected(loader, users, len(indices)) or loader.changes():
+        return None  # rows are not samples, or reading them again would give others
 
     def regrouped(groups: Sequence[Sequence[int]]) -> DataLoader[Any]:
         loader.before_reading()
         return resample(users, [[indices[row] for row in group] for group in groups], users.num_workers)
 
     return regrouped
+
+
+def _rows_expected(loader: CachedLoader, users: DataLoader[Any], samples: int) -> float:
+    assert users.batch_size is not None
+    whole = samples - samples % users.batch_size if users.drop_last else samples
+    return min(whole, loader.limit * users.batch_size)
 
 
 class _Taken:

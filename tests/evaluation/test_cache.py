@@ -49,7 +49,7 @@ def test_each_sample_is_decoded_once(recorded: Path, tmp_path: Path, placement: 
     dataset = Counting()
     soup = cook(recorded, tmp_path, DataLoader(dataset, batch_size=32), cache_batches=placement)
     assert sum(not row.cached for row in soup.trace) == 4
-    assert dataset.decoded == [2] * 32 + [1] * 69  # the first batch again, to see whether it changes
+    assert dataset.decoded == [2] * 32 + [1] * 64 + [2] * 5  # the first and the last again, to see whether they change
 
 
 def test_off_decodes_in_every_pass(recorded: Path, tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_no_room_means_reading_again(recorded, tmp_path, monkeypatch: pytest.Mon
     assert dataset.decoded[-1] == 4, "the estimate counts whole batches: 4 of 32"
     monkeypatch.setattr(cache, "free_memory", lambda device: 1.3 * room)
     cook(recorded, tmp_path, DataLoader(dataset, batch_size=32))
-    assert dataset.decoded[-1] == 5
+    assert dataset.decoded[-1] == 4 + 2
 
 
 def test_free_memory_respects_the_containers_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +138,7 @@ def test_several_dataloaders_of_several_kinds(recorded: Path, tmp_path: Path) ->
     loaders = [DataLoader(dataset, batch_size=16), DataLoader(Stream(), batch_size=16)]
     soup = cook(recorded, tmp_path, loaders, Two(), monitor="val_loss/dataloader_idx_1", mode="min")
     assert soup.trace[0].samples == 90
-    assert dataset.decoded[-1] == 1
+    assert dataset.decoded == [2] * 16 + [1] * 32 + [2] * 2
     assert Stream.decoded == 40 + 16
 
 
@@ -224,3 +224,42 @@ def test_same_batch() -> None:
     assert same_batch([nan, "a"], [nan.clone(), "a"])
     for other in ([nan + 1, "a"], [nan, "b"], [nan], [nan.double(), "a"], (nan, "a"), [nan[:1], "a"], [nan, None]):
         assert not same_batch([nan, "a"], other)
+
+
+class Scaled(torch.Tensor):
+    """A tensor of a user's own class."""
+
+
+def scaled() -> Tensor:
+    tensor = torch.ones(2, 3)
+    tensor.scale = 4.0
+    return tensor
+
+
+@pytest.mark.parametrize(
+    "leaf",
+    [
+        torch.ones(2, 3).as_subclass(Scaled),
+        scaled(),
+        torch.eye(2).to_sparse(),
+        torch.nested.nested_tensor([torch.ones(2)]),
+    ],
+    ids=["subclass", "attribute", "sparse", "nested"],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_unusual_tensors_are_kept_as_they_are_or_not_at_all(recorded: Path, tmp_path: Path, leaf: Tensor) -> None:
+    class Unusual(Classifier):
+        def validation_step(self, batch: dict, batch_idx: int) -> None:
+            assert type(batch["leaf"]) is type(leaf)
+            assert batch["leaf"].layout == leaf.layout
+            assert getattr(batch["leaf"], "scale", None) == getattr(leaf, "scale", None)
+            super().validation_step([batch["x"], batch["y"]], batch_idx)
+
+    def collate(items: list) -> dict:
+        return {"x": torch.stack([x for x, _ in items]), "y": torch.stack([y for _, y in items]), "leaf": leaf}
+
+    loader = DataLoader(blobs(101, seed=2), batch_size=32, collate_fn=collate)
+    plain = cook(recorded, tmp_path, DataLoader(blobs(101, seed=2), batch_size=32))
+    for options in ({}, {"early_rejection": True}, {"cache_batches": "off"}):
+        soup = cook(recorded, tmp_path, loader, Unusual(), **options)
+        assert soup.mixture == plain.mixture

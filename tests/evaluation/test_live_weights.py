@@ -96,15 +96,31 @@ class Prefixed(Classifier):
         state_dict["net.0.weight"] = 2 * state_dict["net.0.weight"]
 
 
+class Derived(Classifier):
+    """Computes a buffer from its weights when it is loaded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("norm", torch.zeros(1), persistent=False)
+
+    def load_state_dict(self, state_dict: dict, *args, **kwargs):
+        self.norm = state_dict["net.0.weight"].norm().reshape(1)
+        return super().load_state_dict(state_dict, *args, **kwargs)
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        assert torch.allclose(self.norm, self.net[0].weight.norm())
+        super().validation_step(batch, batch_idx)
+
+
 class Sharding(SingleDeviceStrategy):
     def load_model_state_dict(self, checkpoint, strict: bool = True) -> None:
         super().load_model_state_dict(checkpoint, strict)
 
 
-@pytest.mark.parametrize("kind", ["hook", "pre-hook", "strategy"])
+@pytest.mark.parametrize("kind", ["hook", "pre-hook", "derived", "strategy"])
 def test_what_loads_in_its_own_way_goes_on_doing_so(tmp_path: Path, loads: list[int], kind: str) -> None:
     record(tmp_path, LRS)
-    module = {"hook": Hooked, "pre-hook": Prefixed, "strategy": Classifier}[kind]()
+    module = {"hook": Hooked, "pre-hook": Prefixed, "derived": Derived, "strategy": Classifier}[kind]()
     options = {"strategy": Sharding("cpu")} if kind == "strategy" else {}
     soup = trainer(SoupTrainer, **options).cook(module, datamodule=Blobs(), ingredients=tmp_path)
     assert len(loads) >= sum(not row.cached for row in soup.trace) > 1

@@ -11,9 +11,9 @@ from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy, MulticlassF1Score
 
-from lightning_soups import Soup, SoupTrainer
+from lightning_soups import Ingredients, Soup, SoupTrainer
 from lightning_soups.evaluation.order import Difficulty, Outcomes, outcomes_of
 from tests.helpers import CLASSES, Blobs, Classifier, blobs, record, trainer
 
@@ -215,34 +215,100 @@ def test_the_other_direction_has_no_bound(recorded: Path, tmp_path: Path) -> Non
     assert soup.mixture == cook(recorded, tmp_path, monitor="val_acc", mode="min", early_rejection=False).mixture
 
 
-def test_passes_that_end_early_log_nothing(recorded: Path, tmp_path: Path) -> None:
+def test_passes_that_end_early_leave_no_trace(recorded: Path, tmp_path: Path) -> None:
+    """No logs, no hooks that would get a part of the data, nothing left in what steps and callbacks collect."""
     logged: list[float] = []
     ended: list[int] = []
 
-    class Logging(Classifier):
-        outputs: list[int]
-
-        def on_validation_epoch_start(self) -> None:
-            self.outputs = []
+    class Collecting(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.outputs: dict[str, list[int]] = {"rows": []}
+            self.batches = 0
 
         def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
             super().validation_step(batch, batch_idx)
-            self.outputs.append(len(batch[0]))
+            self.outputs["rows"].append(len(batch[0]))
+            self.batches += 1
 
         def on_validation_epoch_end(self) -> None:
-            ended.append(sum(self.outputs))
+            ended.append(sum(self.outputs["rows"]))
+            assert self.batches == 13
+            self.outputs["rows"].clear()
+            self.batches = 0
 
     class Recorder(Callback):
+        def __init__(self) -> None:
+            self.seen: list[int] = []
+
         def setup(self, trainer, pl_module, stage: str) -> None:
             trainer._logger_connector.log_metrics = lambda metrics, step=None: (
                 logged.append(metrics["val_acc"].item()) if "val_acc" in metrics else None
             )
 
-    soup = cook(recorded, tmp_path, Logging(), callbacks=[Recorder()])
+        def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+            self.seen.append(batch_idx)
+
+        def on_validation_end(self, trainer, pl_module) -> None:
+            assert self.seen == list(range(13))
+            self.seen.clear()
+
+    soup = cook(recorded, tmp_path, Collecting(), callbacks=[Recorder()])
     full = [row.score.value for row in soup.trace if not row.cached and not row.early]
+    assert early(soup)
     assert logged == pytest.approx(full)
-    assert len(ended) > len(full), "but hooks are called, which may have something to clean up"
-    assert ended.count(400) == len(full)
+    assert ended == [400] * len(full)
+
+
+class Picky(Classifier):
+    """Its step takes batches of 32 samples only, but for the last."""
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        assert len(batch[0]) == (32 if batch_idx < 12 else 16)
+        super().validation_step(batch, batch_idx)
+
+
+def test_a_step_that_takes_no_other_batches_gets_none(recorded: Path, tmp_path: Path) -> None:
+    soup = cook(recorded, tmp_path, Picky())
+    assert soup.mixture == cook(recorded, tmp_path).mixture
+    assert early(soup)
+    assert all(samples % 32 == 0 for samples in early(soup))
+
+
+class Binary(Classifier):
+    """Torchmetrics takes its outputs for logits when one of the batch is outside of [0, 1]."""
+
+    def __init__(self, probabilities: bool) -> None:
+        super().__init__()
+        self.probabilities = probabilities
+        self.binary = BinaryAccuracy()
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        score = self(batch[0])[:, 0] - self(batch[0])[:, 1]
+        self.binary(score.sigmoid() if self.probabilities else 0.3 * score, (batch[1] == 0).long())
+        self.log("binary", self.binary)
+
+
+@pytest.mark.parametrize("probabilities", [True, False])
+def test_binary_scores_that_may_be_logits(recorded: Path, tmp_path: Path, probabilities: bool) -> None:
+    soup = cook(recorded, tmp_path, Binary(probabilities), monitor="binary", mode="max")
+    full = cook(recorded, tmp_path, Binary(probabilities), monitor="binary", mode="max", early_rejection=False)
+    assert soup.mixture == full.mixture
+    assert soup.metrics == full.metrics
+    if not probabilities:
+        assert all(samples % 32 == 0 for samples in early(soup)), "only the loader's own batches"
+
+
+def test_probes_that_save_nothing_are_given_up(recorded: Path, tmp_path: Path) -> None:
+    """Copies of one checkpoint: every candidate ties, so it is kept, and every probe was in vain."""
+    source = Ingredients.load(recorded)[0].path
+    for name in "abcdefghijkl":
+        (tmp_path / f"{name}.ckpt").write_bytes(source.read_bytes())
+    options = {"ingredients": str(tmp_path / "*.ckpt"), "monitor": "val_acc"}
+    soup = cook(recorded, tmp_path, **options)
+    assert len(soup.mixture) == 12
+    spent = sum(row.samples - 400 for row in soup.trace if not row.cached)
+    assert 32 < spent <= 200 + 100 + 32
 
 
 def test_a_step_that_changes_the_module_starts_over(recorded: Path, tmp_path: Path) -> None:
