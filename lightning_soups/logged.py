@@ -7,14 +7,14 @@ tensor logged on several processes. Without ``sync_dist=True`` each process has 
 are averaged as integers, so that 301 and 300 samples become 300.
 """
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection, _ResultMetric
-from torch import Tensor
+from torch import Tensor, distributed
 from torchmetrics import Metric
 
 from lightning_soups.score import Mode
@@ -47,7 +47,7 @@ class Accumulator:
     dataloader_idx: int | None
 
 
-def logged_in_epoch(trainer: Trainer, known: Container[str] = ()) -> dict[str, Logged]:
+def logged_in_epoch(trainer: Trainer, known: Iterable[str] = ()) -> dict[str, Logged]:
     """Read every scalar that the active loop has logged with ``on_epoch=True`` since it started.
 
     Every process must call this, at the same point, before Lightning resets the results: in ``on_validation_end``,
@@ -59,22 +59,23 @@ def logged_in_epoch(trainer: Trainer, known: Container[str] = ()) -> dict[str, L
         known: Names to leave out.
 
     Returns:
-        Values by the names that ``trainer.callback_metrics`` uses, the same on every process; those logged with
-        ``rank_zero_only=True`` are left out.
+        Values by the names that ``trainer.callback_metrics`` uses, the same on every process; those that only some
+        processes logged are left out, for example with ``rank_zero_only=True``.
     """
     results = trainer._results
     found: dict[str, Logged] = {}
     if results is None:
         return found
-    for item in results.result_metrics:
-        if item.has_reset or not item.meta.on_epoch or _names(results, item)[0] in known:
-            continue
-        if item.meta.sync.rank_zero_only:  # the other processes do not have it, so nothing can be gathered
-            continue
-        value = _over_all_processes(trainer, item)
+    items = {
+        _names(results, item)[0]: item
+        for item in results.result_metrics
+        if not item.has_reset and item.meta.on_epoch and not item.meta.sync.rank_zero_only
+    }
+    for name in _on_all_processes(sorted(items.keys() - set(known))):
+        value = _over_all_processes(trainer, items[name])
         if value.numel() == 1:
-            logged = Logged(float(value), _mode(item))
-            found.update(dict.fromkeys(_names(results, item), logged))
+            logged = Logged(float(value), _mode(items[name]))
+            found.update(dict.fromkeys(_names(results, items[name]), logged))
     return found
 
 
@@ -141,6 +142,15 @@ def _over_all_processes(trainer: Trainer, item: _ResultMetric) -> Tensor:
     if item.meta.is_sum_reduction:
         return values.sum()
     return values.max() if item.meta.is_max_reduction else values.min()
+
+
+def _on_all_processes(names: list[str]) -> list[str]:
+    """The names that every process has; one that gathered a value alone would wait for the others forever."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return names
+    everyone: list[list[str]] = [[] for _ in range(distributed.get_world_size())]
+    distributed.all_gather_object(everyone, names)
+    return sorted(set(names).intersection(*everyone))
 
 
 def _gather(trainer: Trainer, value: Tensor) -> Tensor:

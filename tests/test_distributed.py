@@ -98,6 +98,19 @@ def test_fewer_samples_than_processes_are_refused_instead_of_hanging(tmp_path: P
     assert MisconfigurationException.__name__ in str(raised.value)
 
 
+class OnRankOne(Classifier):
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        super().validation_step(batch, batch_idx)
+        if self.trainer.global_rank == 1:
+            self.log("alone", 1.0)
+
+
+def test_what_only_some_processes_log_is_left_out_instead_of_hanging(tmp_path: Path) -> None:
+    record(tmp_path, [0.1])
+    soup = trainer(SoupTrainer, **TWO).cook(OnRankOne(), datamodule=Blobs(), ingredients=tmp_path)
+    assert set(soup.metrics) == {"val_acc", "val_loss"}
+
+
 @pytest.mark.parametrize("monitor", ["val_acc", "train_loss"])
 def test_the_callback_records_once_for_all_processes(tmp_path: Path, monitor: str) -> None:
     torch.manual_seed(0)
