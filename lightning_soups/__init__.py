@@ -4,19 +4,27 @@ from lightning_soups.callback import SoupCallback
 from lightning_soups.cli import SoupCLI
 from lightning_soups.ingredients import Ingredient, Ingredients
 from lightning_soups.mixture import Mixture
-from lightning_soups.recipes import GreedySoup, Recipe, UniformSoup
+from lightning_soups.recipes import GreedySoup, LearnedSoup, ModelStock, PrunedSoup, Recipe, UniformSoup, WiseFT
 from lightning_soups.soup import Soup
+from lightning_soups.studies import Interpolation, Study, StudyResult
 from lightning_soups.trainer import SoupTrainer
 
 __all__ = [
     "GreedySoup",
     "Ingredient",
     "Ingredients",
+    "Interpolation",
+    "LearnedSoup",
     "Mixture",
+    "ModelStock",
+    "PrunedSoup",
     "Recipe",
     "Soup",
     "SoupCLI",
     "SoupCallback",
     "SoupTrainer",
+    "Study",
+    "StudyResult",
     "UniformSoup",
+    "WiseFT",
 ]

@@ -1,4 +1,4 @@
-"""The command line: LightningCLI with two more subcommands, ``cook`` and ``sweep``."""
+"""The command line: LightningCLI with three more subcommands, ``cook``, ``study`` and ``sweep``."""
 
 import inspect
 import os
@@ -14,14 +14,17 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from lightning_soups.callback import SoupCallback
 from lightning_soups.ingredients import Ingredients
 from lightning_soups.soup import Soup
+from lightning_soups.studies import StudyResult
 from lightning_soups.sweep.command import HELP, SweepOptions, run_sweep
 from lightning_soups.sweep.trial import UnrunnableError
-from lightning_soups.tables import ingredients_table, make_console, show_score, trace_table
+from lightning_soups.tables import ingredients_table, make_console, show_score, study_table, trace_table
 from lightning_soups.trainer import SoupTrainer
+
+_GIVEN = ("model", "dataloaders", "datamodule")  # what the CLI itself gives to a trainer's method
 
 
 class SoupCLI(LightningCLI):
-    """A ``LightningCLI`` that can also ``cook`` and ``sweep``; it takes the same arguments.
+    """A ``LightningCLI`` that can also ``cook``, ``study`` and ``sweep``; it takes the same arguments.
 
     Replace ``LightningCLI(...)`` by ``SoupCLI(...)`` and keep everything else.
 
@@ -44,7 +47,8 @@ class SoupCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """The trainer's methods that are subcommands, and which of their arguments the CLI provides itself."""
-        return {**LightningCLI.subcommands(), "cook": {"model", "dataloaders", "datamodule"}}
+        ours = {"cook": set(_GIVEN), "study": {*_GIVEN, "test_dataloaders"}}
+        return {**LightningCLI.subcommands(), **ours}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; configs that come as objects are parsed without a warning about the command line."""
@@ -55,8 +59,10 @@ class SoupCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Instantiate trainer, model and data; a sweep does so once per trial instead."""
-        if self.subcommand == "cook":
-            self.save_config_callback = None  # it would refuse to run twice in one folder; a soup has its provenance
+        if self.subcommand in ("cook", "study"):
+            self.save_config_callback = (
+                None  # it would refuse to run twice in one folder; what they write has its provenance
+            )
         if self.subcommand != "sweep":
             super().instantiate_classes()
 
@@ -102,8 +108,8 @@ class SoupCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         if subcommand == "sweep":
             self._run_sweep()
-        elif subcommand == "cook":
-            self._run_cook()
+        elif subcommand in ("cook", "study"):
+            self._run_with_ingredients(subcommand)
         else:
             super()._run_subcommand(subcommand)
 
@@ -120,24 +126,42 @@ class SoupCLI(LightningCLI):
         except (ValueError, MisconfigurationException, UnrunnableError) as error:
             self._subcommand_parsers["sweep"].error(str(error))
 
-    def _run_cook(self) -> None:
+    def _run_with_ingredients(self, subcommand: str) -> None:
         assert isinstance(self.trainer, SoupTrainer)
-        arguments = self._prepare_subcommand_kwargs("cook")
+        arguments = self._prepare_subcommand_kwargs(subcommand)
         try:
-            arguments["ingredients"] = Ingredients.load(arguments["ingredients"])
+            arguments["ingredients"] = Ingredients.load(arguments["ingredients"], arguments.pop("initialization"))
         except (ValueError, FileNotFoundError) as error:
-            self._subcommand_parsers["cook"].error(str(error))
-        _show(self.trainer.cook(**arguments))
+            self._subcommand_parsers[subcommand].error(str(error))
+        if subcommand == "cook":
+            _show_soup(self.trainer.cook(**arguments))
+        else:
+            _show_study(self.trainer.study(**arguments))
 
 
 @rank_zero_only
-def _show(soup: Soup) -> None:
+def _show_study(result: StudyResult) -> None:
+    console = make_console()
+    console.print(study_table(result), "")
+    for sentence in (*result.conclusions, *result.caveats):
+        console.print(f"• {sentence}")
+    assert result.path is not None
+    written = sorted(path.suffix for path in result.path.parent.glob(f"{result.path.stem}.*"))
+    console.print(f"\nSaved to {result.path.with_suffix('')} ({', '.join(written)})", soft_wrap=True)
+
+
+@rank_zero_only
+def _show_soup(soup: Soup) -> None:
     console = make_console()
     console.print(trace_table(soup), "")
-    if len(soup.ingredients) < len(soup.candidates):
-        console.print(ingredients_table(soup.ingredients, f"The {len(soup.ingredients)} ingredients of the soup"), "")
+    chosen = [member for member in soup.ingredients if member in soup.candidates]
+    if len(chosen) < len(soup.candidates) or not soup.mixture.is_uniform:
+        title = f"What the soup is mixed of: {len(soup.ingredients)} members"
+        layers = ", and other coefficients in some layers" if soup.mixture.layers else ""
+        console.print(ingredients_table(soup.ingredients, title + layers, soup.mixture), "")
+    initialization = " and the initialization" if len(chosen) < len(soup.ingredients) else ""
     console.print(
-        f"{soup.recipe}: {len(soup.ingredients)} of {len(soup.candidates)} ingredients,"
+        f"{soup.recipe}: {len(chosen)} of {len(soup.candidates)} ingredients{initialization},"
         f" {soup.monitor} [bold]{show_score(soup.score.value)}[/bold]. Saved to {soup.path}",
         soft_wrap=True,
     )

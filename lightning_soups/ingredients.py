@@ -15,6 +15,8 @@ from lightning_soups import records
 from lightning_soups.score import Mode, Score
 from lightning_soups.weights import read_checkpoint
 
+INITIALIZATION = "initialization"  # the run of what is no ingredient but what ingredients started from
+
 
 @dataclass(frozen=True)
 class Ingredient:
@@ -102,32 +104,46 @@ class Ingredients(Sequence[Ingredient]):
     Args:
         ingredients: Any number of them, in the order that breaks ties.
         directory: The folder they belong to, where soups made of them are saved by default.
+        initialization: A checkpoint of the weights that all runs started from; None for the recorded one.
 
     Raises:
         ValueError: An ingredient is listed twice.
     """
 
-    def __init__(self, ingredients: Iterable[Ingredient], directory: str | os.PathLike[str] = ".") -> None:
+    def __init__(
+        self,
+        ingredients: Iterable[Ingredient],
+        directory: str | os.PathLike[str] = ".",
+        initialization: str | os.PathLike[str] | None = None,
+    ) -> None:
         self._ingredients = tuple(ingredients)
         self.directory = Path(directory)
+        self._initialization = None if initialization is None else Path(initialization)
         counts = Counter(ingredient.path.resolve() for ingredient in self._ingredients)
         if twice := sorted({one.name for one in self._ingredients if counts[one.path.resolve()] > 1}):
             raise ValueError(f"Each ingredient can be listed once; listed more than once: {twice}.")
 
     @classmethod
-    def load(cls, source: "str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Ingredients") -> "Ingredients":
+    def load(
+        cls,
+        source: "str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Ingredients",
+        initialization: str | os.PathLike[str] | None = None,
+    ) -> "Ingredients":
         """Find ingredients on disk, in the order of their paths.
 
         Args:
             source: A directory that :class:`~lightning_soups.SoupCallback` wrote to, a glob such as
                 ``"runs/*/best.ckpt"``, one path, or a list of paths (checkpoints or records).
+            initialization: A checkpoint of the weights that all runs started from; None for the recorded one.
 
         Raises:
             ValueError: Nothing was found, or something found is neither a record nor a checkpoint.
-            FileNotFoundError: A listed path does not exist.
+            FileNotFoundError: A listed path, or ``initialization``, does not exist.
         """
+        if initialization is not None and not Path(initialization).is_file():
+            raise FileNotFoundError(f"There is no initialization at {str(initialization)!r}.")
         if isinstance(source, Ingredients):
-            return source
+            return source if initialization is None else cls(source, source.directory, initialization)
         if isinstance(source, (str, os.PathLike)):
             directory, paths = _find(os.fspath(source))
         else:
@@ -139,7 +155,38 @@ class Ingredients(Sequence[Ingredient]):
             Ingredient.from_record(path) if path.suffix == records.SUFFIX else Ingredient.from_checkpoint(path)
             for path in paths
         ]
-        return cls(found, directory)
+        return cls(found, directory, initialization)
+
+    @property
+    def initialization(self) -> Ingredient:
+        """The weights that all runs started from, θ₀: not an ingredient, but something to mix ingredients with.
+
+        Raises:
+            ValueError: It is not known, not on disk, or the runs started from different ones.
+        """
+        if self._initialization is not None:
+            return Ingredient(self._initialization, INITIALIZATION)
+        found = sorted({str(ingredient.initialization) for ingredient in self})
+        how = "Give a checkpoint of the weights that all runs started from as `initialization`."
+        if len(found) != 1:
+            raise ValueError(f"The ingredients start from {len(found)} different initializations: {found}. {how}")
+        if self[0].initialization is None:
+            raise ValueError(f"What the ingredients started from was not recorded. {how}")
+        path = self[0].path.parents[2] / records.INITIALIZATIONS / f"{found[0]}.ckpt"
+        if not path.is_file():
+            raise ValueError(f"The initialization of the ingredients is missing: {str(path)!r}. {how}")
+        return Ingredient(path, INITIALIZATION, initialization=found[0])
+
+    def best_first(self) -> list[Ingredient]:
+        """Sort by recorded score; ingredients without a record keep their order at the end.
+
+        Scores of different metrics cannot be compared: then all keep their order.
+        """
+        recorded = {ingredient: ingredient.score for ingredient in self if ingredient.score is not None}
+        if len({(ingredient.monitor, ingredient.mode) for ingredient in recorded}) > 1:
+            return list(self)
+        others = [ingredient for ingredient in self if ingredient not in recorded]
+        return [*sorted(recorded, key=recorded.__getitem__, reverse=True), *others]
 
     @overload
     def __getitem__(self, index: int) -> Ingredient: ...
@@ -147,7 +194,7 @@ class Ingredients(Sequence[Ingredient]):
     def __getitem__(self, index: slice) -> "Ingredients": ...
     def __getitem__(self, index: int | slice) -> "Ingredient | Ingredients":
         if isinstance(index, slice):
-            return Ingredients(self._ingredients[index], self.directory)
+            return Ingredients(self._ingredients[index], self.directory, self._initialization)
         return self._ingredients[index]
 
     def __len__(self) -> int:

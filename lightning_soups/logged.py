@@ -27,10 +27,14 @@ class Logged:
     Args:
         value: Its value over all batches of all processes.
         mode: The direction that the logged ``torchmetrics.Metric`` declares; None for plain tensors.
+        name: What it was logged as.
+        dataloader_idx: The dataloader it was logged for; None when there is only one, or it is of all of them.
     """
 
     value: float
     mode: Mode | None
+    name: str = ""
+    dataloader_idx: int | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,8 @@ def logged_in_epoch(trainer: Trainer, known: Iterable[str] = ()) -> dict[str, Lo
     for name in _on_all_processes(sorted(items.keys() - set(known))):
         value = _over_all_processes(trainer, items[name])
         if value.numel() == 1:
-            logged = Logged(float(value), _mode(items[name]))
+            meta = items[name].meta
+            logged = Logged(float(value), _mode(items[name]), meta.name, meta.dataloader_idx)
             found.update(dict.fromkeys(_names(results, items[name]), logged))
     return found
 

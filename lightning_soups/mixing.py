@@ -1,13 +1,17 @@
 """From a mixture to a checkpoint: opens ingredients and averages them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
-from lightning_soups.ingredients import Ingredient
+import torch
+from torch import Tensor
+
+from lightning_soups.ingredients import INITIALIZATION, Ingredient
 from lightning_soups.mixture import Mixture
-from lightning_soups.weights import average, read_checkpoint
-from lightning_soups.weights.averaging import differences
+from lightning_soups.weights import average, dots, inner_products, read_checkpoint
+from lightning_soups.weights.averaging import StateDict, differences, write_average
+from lightning_soups.weights.pages import MappedPages
 
 # What belongs to one training run and means nothing for a mixture of several.
 _TRAINING_STATE = ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "loops", "MixedPrecision")
@@ -18,6 +22,7 @@ class Mixer:
 
     def __init__(self) -> None:
         self._opened: dict[Ingredient, dict[str, Any]] = {}
+        self._pages: tuple[int, MappedPages] | None = None
 
     def mix(self, mixture: Mixture) -> dict[str, Any]:
         """Average a mixture's members.
@@ -28,18 +33,40 @@ class Mixer:
             mixture: What to mix.
 
         Returns:
-            A Lightning checkpoint: the averaged ``state_dict`` and, from the first member, the hyperparameters and
-            whatever else its ``on_save_checkpoint`` put there.
+            A Lightning checkpoint: the averaged ``state_dict`` and, from the first member that is not the
+            initialization, the hyperparameters and whatever else its ``on_save_checkpoint`` put there.
 
         Raises:
             ValueError: A member cannot be read safely, or its tensors do not fit the others'.
         """
-        members = sorted(mixture, key=lambda ingredient: ingredient.path)
-        state_dicts = [self._open(member)["state_dict"] for member in members]
-        shell = {key: value for key, value in self._open(mixture.members[0]).items() if key not in _TRAINING_STATE}
+        first = min(mixture, key=lambda member: member.run == INITIALIZATION)
+        shell = {key: value for key, value in self._open(first).items() if key not in _TRAINING_STATE}
         # a copy, because a module's on_load_checkpoint may take things out of it
-        coefficients = [mixture.coefficients[member] for member in members]
-        return {**deepcopy(shell), "state_dict": average(state_dicts, coefficients)}
+        return {**deepcopy(shell), "state_dict": average(*self._arguments(mixture))}
+
+    def write(self, mixture: Mixture, out: Mapping[str, Tensor], device: torch.device) -> None:
+        """Write a mixture's weights into tensors that exist, with the bits that :meth:`mix` gives.
+
+        Args:
+            mixture: What to mix.
+            out: Where to write; it needs all names.
+            device: Where to compute; it must support float64.
+
+        Raises:
+            ValueError: See :meth:`mix`.
+        """
+        write_average(out, *self._arguments(mixture), device=device, release=self._release)
+
+    def inner_products(
+        self, ingredients: Sequence[Ingredient], origin: Ingredient, names: Iterable[str]
+    ) -> dict[str, Tensor]:
+        """See :func:`~lightning_soups.weights.inner_products`."""
+        state_dicts = [self.state_dict(ingredient) for ingredient in ingredients]
+        return inner_products(state_dicts, self.state_dict(origin), names, self._release)
+
+    def dots(self, direction: Mapping[str, Tensor], ingredients: Sequence[Ingredient]) -> dict[str, Tensor]:
+        """See :func:`~lightning_soups.weights.dots`."""
+        return dots(direction, [self.state_dict(ingredient) for ingredient in ingredients], self._release)
 
     def open_all(self, ingredients: Iterable[Ingredient]) -> None:
         """Open ingredients, so that one that cannot be used is found before any work is done.
@@ -58,6 +85,25 @@ class Mixer:
         """
         state_dict: dict[str, Any] = self._open(ingredient)["state_dict"]
         return state_dict
+
+    def _arguments(self, mixture: Mixture) -> tuple[list[StateDict], list[float], dict[str, list[float]]]:
+        """Members in the order of their paths, and their coefficients: in general, and of tensors with their own."""
+        members = sorted(mixture, key=lambda ingredient: ingredient.path)
+        state_dicts: list[StateDict] = [self.state_dict(member) for member in members]
+        coefficients = mixture.coefficients
+        general = [coefficients[member] for member in members]
+        by_name: dict[str, list[float]] = {}
+        if mixture.layers:
+            for name in state_dicts[0]:
+                own = mixture.coefficients_of(name)
+                by_name[name] = [own[member] for member in members]
+        return state_dicts, general, by_name
+
+    def _release(self, tensor: Tensor) -> None:
+        """Give the memory of what was read back, so that it does not grow with the number of ingredients."""
+        if self._pages is None or self._pages[0] != len(self._opened):
+            self._pages = len(self._opened), MappedPages([ingredient.path for ingredient in self._opened])
+        self._pages[1].release(tensor)
 
     def _open(self, ingredient: Ingredient) -> dict[str, Any]:
         if ingredient not in self._opened:

@@ -1,7 +1,8 @@
 """Soup: a mixture that was served, with its scores, its trace and its weights on disk."""
 
+import itertools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,7 +20,7 @@ from lightning_soups.score import Score
 from lightning_soups.trace import Question
 from lightning_soups.weights import read_checkpoint
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class Soup:
@@ -32,6 +33,7 @@ class Soup:
         metrics: Every metric that was logged when the mixture was evaluated.
         trace: What the recipe asked, in order.
         recipe: Name of the recipe's class.
+        options: What the recipe was told.
         candidates: All the ingredients that the recipe could choose from.
         caveats: Why the scores may not be exact, in words; empty when they are.
         path: Where the soup is saved; None while it is not.
@@ -46,6 +48,7 @@ class Soup:
         metrics: Mapping[str, float],
         trace: Iterable[Question],
         recipe: str,
+        options: Mapping[str, Any] | None = None,
         candidates: Iterable[Ingredient],
         caveats: Iterable[str] = (),
         path: Path | None = None,
@@ -56,6 +59,7 @@ class Soup:
         self.metrics = dict(metrics)
         self.trace = tuple(trace)
         self.recipe = recipe
+        self.options = dict(options or {})
         self.candidates = tuple(candidates)
         self.caveats = tuple(caveats)
         self.path = path
@@ -100,56 +104,77 @@ class Soup:
             ValueError: The file is not a soup.
         """
         provenance = read_checkpoint(path).get(SOUP_KEY)
-        if not isinstance(provenance, dict) or provenance.get("format") != _FORMAT:
+        if not isinstance(provenance, dict):
+            raise ValueError(f"{str(path)!r} is a checkpoint but not a soup: it has no {SOUP_KEY!r} entry.")
+        if provenance.get("format") != _FORMAT:
             raise ValueError(
-                f"{str(path)!r} is a checkpoint but not a soup: it has no {SOUP_KEY!r} entry of format {_FORMAT}."
+                f"The soup {str(path)!r} has format {provenance.get('format')}; this version reads format {_FORMAT}."
+                " Cook it again, or use the version of lightning-soups that wrote it."
             )
         candidates = [_ingredient(entry) for entry in provenance["candidates"]]
+        known = [*candidates, *(_ingredient(entry) for entry in provenance["others"])]
         mode = provenance["mode"]
-
-        def mixture(pairs: list[tuple[int, float]]) -> Mixture:
-            return Mixture({candidates[index]: coefficient for index, coefficient in pairs})
-
         return cls(
-            mixture(provenance["coefficients"]),
+            _mixture(provenance["mixture"], known),
             Score(provenance["score"], mode),
             monitor=provenance["monitor"],
             metrics=provenance["metrics"],
             trace=[
-                Question(**{**row, "mixture": mixture(row["mixture"]), "score": Score(row["score"], mode)})
+                Question(**{**row, "mixture": _mixture(row["mixture"], known), "score": Score(row["score"], mode)})
                 for row in provenance["trace"]
             ],
             recipe=provenance["recipe"],
+            options=provenance["options"],
             candidates=candidates,
-            caveats=provenance.get("caveats", ()),
+            caveats=provenance["caveats"],
             path=Path(path),
         )
 
     def __repr__(self) -> str:
-        share = f"{len(self.mixture)} of {len(self.candidates)} ingredients"
+        chosen = sum(member in self.candidates for member in self.mixture)
+        share = f"{chosen} of {len(self.candidates)} ingredients"
         return f"Soup({self.recipe}, {share}, {self.monitor}={self.score})"
 
     def _provenance(self) -> dict[str, Any]:
         """Plain values only, so that the checkpoint loads with ``weights_only=True``."""
-        index = {ingredient: number for number, ingredient in enumerate(self.candidates)}
-
-        def pairs(mixture: Mixture) -> list[tuple[int, float]]:
-            return [(index[ingredient], coefficient) for ingredient, coefficient in mixture.coefficients.items()]
+        mixtures = [self.mixture, *(row.mixture for row in self.trace)]
+        others = [member for member in dict.fromkeys(itertools.chain(*mixtures)) if member not in self.candidates]
+        index = {ingredient: number for number, ingredient in enumerate([*self.candidates, *others])}
 
         return {
             "format": _FORMAT,
             "recipe": self.recipe,
+            "options": self.options,
             "monitor": self.monitor,
             "mode": self.score.mode,
             "score": self.score.value,
             "metrics": self.metrics,
             "candidates": [_entry(ingredient) for ingredient in self.candidates],
-            "coefficients": pairs(self.mixture),
-            "trace": [{**_fields(row), "mixture": pairs(row.mixture), "score": row.score.value} for row in self.trace],
+            "others": [_entry(ingredient) for ingredient in others],
+            "mixture": _plain_mixture(self.mixture, index),
+            "trace": [
+                {**_fields(row), "mixture": _plain_mixture(row.mixture, index), "score": row.score.value}
+                for row in self.trace
+            ],
             "caveats": list(self.caveats),
             "versions": versions(),
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
+
+
+def _plain_mixture(mixture: Mixture, index: Mapping[Ingredient, int]) -> dict[str, Any]:
+    """Members as numbers, and their coefficients in the same order."""
+    return {
+        "members": [index[member] for member in mixture],
+        "coefficients": list(mixture.coefficients.values()),
+        "layers": {layer: list(own.values()) for layer, own in mixture.layers.items()},
+    }
+
+
+def _mixture(plain: Mapping[str, Any], known: Sequence[Ingredient]) -> Mixture:
+    members = [known[number] for number in plain["members"]]
+    layers = {layer: dict(zip(members, own, strict=True)) for layer, own in plain["layers"].items()}
+    return Mixture(dict(zip(members, plain["coefficients"], strict=True)), layers)
 
 
 def _fields(instance: Question | Ingredient) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from lightning_soups.ingredients import Ingredient, Ingredients
+from lightning_soups.ingredients import INITIALIZATION, Ingredient
 from lightning_soups.mixture import Mixture
-from lightning_soups.score import Score
 from lightning_soups.soup import Soup
+from lightning_soups.studies.result import Cell, StudyResult, columns
 from lightning_soups.trace import Question
 
 _REACH = {"max": "≤", "min": "≥"}
@@ -28,18 +28,22 @@ def plain_table(title: str) -> Table:
     return Table(title=title, title_style="bold", box=SIMPLE_HEAD, padding=0, show_edge=False, **justified)
 
 
-def ingredients_table(ingredients: Sequence[Ingredient], title: str) -> Table:
+def ingredients_table(ingredients: Sequence[Ingredient], title: str, mixture: Mixture | None = None) -> Table:
     """List ingredients with their recorded score and the hyperparameters in which they differ.
 
     Args:
         ingredients: In the order to show.
         title: The heading.
+        mixture: What they are members of, to show coefficients that are not equal.
     """
+    coefficients = mixture.coefficients if mixture is not None and not mixture.is_uniform else None
     monitors = {ingredient.monitor for ingredient in ingredients if ingredient.monitor is not None}
     varied = _varied_hyperparameters(ingredients)
     table = plain_table(title)
     table.add_column("#", justify="right")
     table.add_column("ingredient", no_wrap=True)
+    if coefficients is not None:
+        table.add_column("coefficient", justify="right", no_wrap=True)
     for monitor in sorted(monitors):
         table.add_column(monitor, justify="right", no_wrap=True)
     for name in varied:
@@ -47,20 +51,9 @@ def ingredients_table(ingredients: Sequence[Ingredient], title: str) -> Table:
     for number, ingredient in enumerate(ingredients, start=1):
         scores = [show_score(ingredient.metrics.get(monitor)) for monitor in sorted(monitors)]
         values = [show_value(ingredient.hyperparameters.get(name)) for name in varied]
-        table.add_row(str(number), ingredient.run, *scores, *values)
+        coefficient = [] if coefficients is None else [f"{coefficients[ingredient]:.4f}"]
+        table.add_row(str(number), ingredient.run, *coefficient, *scores, *values)
     return table
-
-
-def best_first(ingredients: Ingredients) -> list[Ingredient]:
-    """Sort by recorded score; ingredients without a record keep their order at the end.
-
-    Scores of different metrics cannot be compared: then all keep their order.
-    """
-    recorded = [ingredient for ingredient in ingredients if ingredient.score is not None]
-    if len({(ingredient.monitor, ingredient.mode) for ingredient in recorded}) > 1:
-        return list(ingredients)
-    others = [ingredient for ingredient in ingredients if ingredient.score is None]
-    return [*sorted(recorded, key=_recorded_score, reverse=True), *others]
 
 
 def trace_table(soup: Soup) -> Table:
@@ -89,7 +82,7 @@ def trace_table(soup: Soup) -> Table:
         table.add_row(f"{len(singles)} single ingredients", f"{best} to {worst}", verdict, samples)
     kept: set[Ingredient] = set()
     for row in soup.trace[len(singles) :]:
-        verdict = {None: "start", True: "kept", False: "left out"}[row.accepted]
+        verdict = {None: "" if row.label else "start", True: "kept", False: "left out"}[row.accepted]
         cost = "known" if row.cached else str(row.samples)
         style = "green" if row.accepted else None
         score = show_score(row.score.value)
@@ -99,6 +92,22 @@ def trace_table(soup: Soup) -> Table:
         if row.accepted is not False:
             kept = set(row.mixture)
     return table
+
+
+def study_table(result: StudyResult) -> Table:
+    """The table of a study; the first columns, which say what a row is about, are aligned left."""
+    table = plain_table(f"{result.study}: {result.metric}" + (" on test data" if result.datasets else ""))
+    names = columns(result.rows)
+    for name in names:
+        is_number = any(isinstance(row.get(name), (int, float)) for row in result.rows)
+        table.add_column(name, justify="right" if is_number else "left")
+    for row in result.rows:
+        table.add_row(*(_cell(row.get(name)) for name in names))
+    return table
+
+
+def _cell(value: Cell) -> str:
+    return show_score(value) if isinstance(value, float) and not value.is_integer() else show_value(value)
 
 
 def _ranking(trace: Sequence[Question]) -> list[Question]:
@@ -113,17 +122,15 @@ def _ranking(trace: Sequence[Question]) -> list[Question]:
 
 def _asked(row: Question, kept: set[Ingredient]) -> str:
     new = [ingredient.run for ingredient in row.mixture if ingredient not in kept]
+    if row.label:
+        return row.label
     if len(row.mixture) == 1:
         return row.mixture.members[0].run
     return f"{len(kept)} kept + {new[0]}" if len(new) == 1 else f"mixture of {len(row.mixture)}"
 
 
-def _recorded_score(ingredient: Ingredient) -> Score:
-    assert ingredient.score is not None
-    return ingredient.score
-
-
 def _varied_hyperparameters(ingredients: Sequence[Ingredient]) -> list[str]:
+    ingredients = [ingredient for ingredient in ingredients if ingredient.run != INITIALIZATION]
     names = dict.fromkeys(name for ingredient in ingredients for name in ingredient.hyperparameters)
     return [name for name in names if len({repr(i.hyperparameters.get(name)) for i in ingredients}) > 1]
 

@@ -21,6 +21,7 @@ class Question:
         cached: Whether the answer was known already (asked before, or recorded), so that nothing was evaluated.
         early: Whether the candidate was rejected before all samples were evaluated, because it provably could not reach
             the score to beat.
+        label: What the recipe calls the mixture; empty when its members say it all.
     """
 
     mixture: Mixture
@@ -31,3 +32,4 @@ class Question:
     seconds: float
     cached: bool
     early: bool = False
+    label: str = ""

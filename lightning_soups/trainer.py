@@ -1,33 +1,33 @@
-"""SoupTrainer: Lightning's Trainer with one more entry point, ``cook``."""
+"""SoupTrainer: Lightning's Trainer with two more entry points, ``cook`` and ``study``."""
 
 import os
-import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
+from lightning_soups.cooking import Cook, file_name
 from lightning_soups.evaluation.cache import validate_cache_batches
-from lightning_soups.evaluation.kept_loop import KeptLoop
+from lightning_soups.evaluation.kept_loop import JobResult, KeptLoop
 from lightning_soups.evaluation.module_state import unchanged
-from lightning_soups.evaluation.progress import RecipeProgress
-from lightning_soups.evaluation.rejection import BoundWithdrawnError
-from lightning_soups.evaluation.replay import ReplayEvaluator
-from lightning_soups.evaluation.staging import Staging
+from lightning_soups.evaluation.replay_measurer import WhatToReport
+from lightning_soups.evaluation.session import HeldOutQuestions, recorded_monitor
 from lightning_soups.files import local_path
 from lightning_soups.ingredients import Ingredients
-from lightning_soups.mixing import Mixer
 from lightning_soups.recipes import GreedySoup, Recipe
-from lightning_soups.score import Mode, validate_mode
+from lightning_soups.score import validate_mode
 from lightning_soups.soup import Soup
+from lightning_soups.studies import Study, StudyResult
+from lightning_soups.studying import Choose, Measure, Measured, result_of, save
 
 
 class SoupTrainer(Trainer):
-    """A Lightning ``Trainer`` that can also cook. It takes what any ``Trainer`` takes and changes nothing else."""
+    """A Lightning ``Trainer`` that can also cook and study. It takes what any ``Trainer`` takes."""
 
     def cook(
         self,
@@ -37,6 +37,7 @@ class SoupTrainer(Trainer):
         *,
         ingredients: str | os.PathLike[str] | list[str] | Ingredients,
         recipe: Recipe = GreedySoup(),  # noqa: B008  recipes are immutable, and jsonargparse shows the default
+        initialization: str | os.PathLike[str] | None = None,
         monitor: str | None = None,
         mode: Literal["min", "max"] | None = None,
         output: str | os.PathLike[str] | None = None,
@@ -55,7 +56,10 @@ class SoupTrainer(Trainer):
             datamodule: A datamodule whose ``val_dataloader`` is the held-out data.
             ingredients: Where the ingredients are: a soup directory that ``SoupCallback`` wrote to, a glob such as
                 ``runs/*/best.ckpt``, or a list of checkpoints.
-            recipe: How to choose: ``GreedySoup``, ``UniformSoup`` or your own subclass of ``Recipe``.
+            recipe: How to choose: ``GreedySoup``, ``UniformSoup``, ``PrunedSoup``, ``LearnedSoup``, ``WiseFT``,
+                ``ModelStock``, or your own subclass of ``Recipe``.
+            initialization: A checkpoint of the weights that all runs started from, which some recipes need. By default
+                the recorded one.
             monitor: The logged metric to choose by. By default the one that the ingredients were recorded with.
             mode: ``max`` when a larger value is better, ``min`` when a smaller one is. By default as recorded, or as
                 the logged ``torchmetrics.Metric`` declares.
@@ -76,106 +80,143 @@ class SoupTrainer(Trainer):
             MisconfigurationException: The ingredients do not fit the module, ``monitor`` is not logged, its ``mode``
                 is not known, ``cache_batches`` is none of its choices, or there is no held-out data.
         """
-        module = model if model is not None else self.lightning_module
-        if module is None:
-            raise MisconfigurationException("`SoupTrainer.cook()` needs a `model`: there is none from a previous call.")
+        module = self._module(model, "cook")
         if not isinstance(recipe, Recipe):
             raise MisconfigurationException(f"`recipe` must be a Recipe such as GreedySoup(), got {recipe!r}.")
-        found = Ingredients.load(ingredients)
-        if not found:
-            raise ValueError("There are no ingredients to cook with.")
-        _warn_about_initializations(found)
-        job = _Cook(
-            recipe=recipe,
-            ingredients=found,
-            monitor=monitor if monitor is not None else _recorded_monitor(found),
-            mode=validate_mode(mode) if mode is not None else None,
-            output=_output_path(output, found, recipe),
-            early_rejection=early_rejection,
-        )
-        lightning_loop = self.validate_loop
-        self.validate_loop = KeptLoop(self, job, validate_cache_batches(cache_batches))
-        try:
-            with unchanged(module):
-                (soup,) = self.validate(module, dataloaders, datamodule=datamodule, verbose=False)
-        finally:
-            self.validate_loop = lightning_loop
+        found = Ingredients.load(ingredients, initialization)
+        job = Cook(recipe, _questions(found, monitor, mode, early_rejection), _output_path(output, found, recipe))
+        with unchanged(module):
+            soup = self._inside("validate", job, cache_batches, module, dataloaders, datamodule)
         assert isinstance(soup, Soup)
         return soup
 
+    def study(
+        self,
+        model: LightningModule | None = None,
+        dataloaders: EVAL_DATALOADERS | LightningDataModule | None = None,
+        datamodule: LightningDataModule | None = None,
+        test_dataloaders: EVAL_DATALOADERS | None = None,
+        *,
+        study: Study,
+        ingredients: str | os.PathLike[str] | list[str] | Ingredients,
+        initialization: str | os.PathLike[str] | None = None,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] | None = None,
+        metric: str | None = None,
+        names: list[str] | None = None,
+        in_distribution: list[str] | None = None,
+        outputs_of: str = "",
+        output: str | os.PathLike[str] | None = None,
+        cache_batches: Literal["auto", "device", "host", "off"] = "auto",
+        early_rejection: bool = True,
+    ) -> StudyResult:
+        """Find out whether, why and how far soups help on recorded ingredients.
 
-@dataclass(frozen=True)
-class _Cook:
-    """What runs inside the kept loop, on every process; picklable for strategies that spawn."""
+        What a study chooses is chosen on the held-out data, the validation dataloaders. What it reports is measured
+        afterwards on the test dataloaders, by the module's own ``test_step``. It ends in a table (JSON and CSV) and a
+        figure (PNG and SVG).
 
-    recipe: Recipe
-    ingredients: Ingredients
-    monitor: str
-    mode: Mode | None
-    output: Path
-    early_rejection: bool
+        Args:
+            model: The module that the ingredients are checkpoints of. By default the one from the previous call.
+            dataloaders: Held-out dataloaders, one or several, or a datamodule.
+            datamodule: A datamodule whose ``val_dataloader`` is the held-out data and whose ``test_dataloader`` is the
+                test data.
+            test_dataloaders: Test dataloaders, one or several, when there is no datamodule.
+            study: What to find out, such as ``Interpolation()``, or your own subclass of ``Study``.
+            ingredients: Where the ingredients are: a soup directory that ``SoupCallback`` wrote to, a glob such as
+                ``runs/*/best.ckpt``, or a list of checkpoints.
+            initialization: A checkpoint of the weights that all runs started from. By default the recorded one.
+            monitor: The held-out metric to choose by. By default the one that the ingredients were recorded with.
+            mode: ``max`` when a larger value is better, ``min`` when a smaller one is. By default as recorded, or as
+                the logged ``torchmetrics.Metric`` declares.
+            metric: The logged test metric to report. By default the counterpart of the monitor: ``test_acc`` for
+                ``val_acc``. It may be logged as ``test_acc/<dataset>``, which names the datasets.
+            names: Names of the test dataloaders, in their order.
+            in_distribution: Which of the test datasets are like the training data; the others count as shifted. By
+                default the first one.
+            outputs_of: The submodule whose outputs (logits, usually) ensembles average. By default those of the
+                module's own ``forward``.
+            output: Where to save the results: a path without suffix. By default ``studies/<study>`` in the ingredients'
+                directory.
+            cache_batches: Where batches are kept between passes, see ``cook``.
+            early_rejection: Whether candidates that provably cannot win are rejected early, see ``cook``.
 
-    def __call__(self, loop: KeptLoop) -> Soup:
-        trainer, mixer = loop.trainer, Mixer()
-        mixer.open_all(self.ingredients)
-        pin = trainer.strategy.root_device.type == "cuda"
-        name = type(self.recipe).__name__
-        with RecipeProgress(trainer, name, len(self.ingredients) - 1) as progress, Staging(mixer, pin) as staging:
-            loop.progress = progress
-            evaluator = ReplayEvaluator(
-                loop,
-                progress,
-                self.ingredients,
-                self.monitor,
-                self.mode or self._recorded_mode(),
-                early_rejection=self.early_rejection,
-                mixer=mixer,
-                staging=staging,
-            )
-            try:
-                mixture = self.recipe.cook(self.ingredients, evaluator)
-            except BoundWithdrawnError as error:
-                evaluator.take_rejections_back(str(error))
-                mixture = self.recipe.cook(self.ingredients, evaluator)
-            score, metrics = evaluator.answer(mixture)
-        soup = Soup(
-            mixture,
-            score,
-            monitor=self.monitor,
-            metrics=metrics,
-            trace=evaluator.trace,
-            recipe=name,
-            candidates=self.ingredients,
-            caveats=evaluator.caveats,
-        )
-        if trainer.is_global_zero:
-            soup.save(self.output)
-        soup.path = self.output
-        trainer.strategy.barrier("SoupTrainer.cook")
-        return soup
+        Returns:
+            The table, what it means, and where it comes from.
 
-    def _recorded_mode(self) -> Mode | None:
-        modes = {ingredient.mode for ingredient in self.ingredients if ingredient.monitor == self.monitor}
-        if len(modes) > 1:
+        Raises:
+            ValueError: There are no ingredients, one cannot be read safely, or ``output`` is a URL.
+            MisconfigurationException: See ``cook``; or ``metric`` is not logged for each test dataloader, or names do
+                not fit.
+        """
+        module = self._module(model, "study")
+        if not isinstance(study, Study):
+            raise MisconfigurationException(f"`study` must be a Study such as Interpolation(), got {study!r}.")
+        found = Ingredients.load(ingredients, initialization)
+        questions = _questions(found, monitor, mode, early_rejection)
+        stem = found.directory / "studies" / file_name(study) if output is None else local_path(output, "output")
+        what = WhatToReport(metric, _tuple(names), _tuple(in_distribution), outputs_of)
+        with unchanged(module):
+            choose = Choose(study, questions, stem)
+            chosen = self._inside("validate", choose, cache_batches, module, dataloaders, datamodule)
+            if not study.uses_test_data:
+                measured = Measured.without_test_data(study, questions, chosen)
+            else:
+                if test_dataloaders is not None:
+                    datamodule = None
+                elif isinstance(dataloaders, LightningDataModule):
+                    datamodule = dataloaders
+                measure = Measure(study, questions, what, chosen)
+                measured = self._inside("test", measure, cache_batches, module, test_dataloaders, datamodule)
+        result = result_of(study, questions, chosen, measured)
+        if self.is_global_zero:
+            save(study, result, stem)
+        return replace(result, path=stem.with_name(f"{stem.name}.json"))
+
+    def _module(self, model: LightningModule | None, method: str) -> LightningModule:
+        module = model if model is not None else self.lightning_module
+        if module is None:
             raise MisconfigurationException(
-                f"The ingredients were recorded with different modes of {self.monitor!r}: {sorted(map(str, modes))}."
-                " Pass `mode`."
+                f"`SoupTrainer.{method}()` needs a `model`: there is none from a previous call."
             )
-        return modes.pop() if modes else None
+        return module
+
+    def _inside(
+        self,
+        stage: Literal["validate", "test"],
+        job: Callable[[KeptLoop], Any],
+        cache_batches: str,
+        module: LightningModule,
+        dataloaders: EVAL_DATALOADERS | LightningDataModule | None,
+        datamodule: LightningDataModule | None,
+    ) -> Any:
+        """Do a job inside a kept loop; returns what it does."""
+        kept = KeptLoop(self, job, validate_cache_batches(cache_batches), stage)
+        name, enter = (f"{stage}_loop", self.validate if stage == "validate" else self.test)
+        lightning_loop = getattr(self, name)
+        setattr(self, name, kept)
+        try:
+            (done,) = enter(module, dataloaders, datamodule=datamodule, verbose=False)
+        finally:
+            setattr(self, name, lightning_loop)
+        assert isinstance(done, JobResult)
+        return done.value
 
 
-def _recorded_monitor(ingredients: Ingredients) -> str:
-    monitors = {ingredient.monitor for ingredient in ingredients if ingredient.monitor is not None}
-    if not monitors:
-        raise MisconfigurationException(
-            "These ingredients have no record that names a monitored metric. Pass `monitor`, for example"
-            " monitor='val_acc'."
-        )
-    if len(monitors) > 1:
-        raise MisconfigurationException(
-            f"The ingredients were recorded with different monitored metrics: {sorted(monitors)}. Pass `monitor`."
-        )
-    return monitors.pop()
+def _questions(found: Ingredients, monitor: str | None, mode: str | None, early_rejection: bool) -> HeldOutQuestions:
+    if not found:
+        raise ValueError("There are no ingredients to cook with.")
+    _warn_about_initializations(found)
+    return HeldOutQuestions(
+        ingredients=found,
+        monitor=monitor if monitor is not None else recorded_monitor(found),
+        mode=validate_mode(mode) if mode is not None else None,
+        early_rejection=early_rejection,
+    )
+
+
+def _tuple(names: list[str] | None) -> tuple[str, ...] | None:
+    return None if names is None else tuple(names)
 
 
 def _warn_about_initializations(ingredients: Ingredients) -> None:
@@ -190,14 +231,8 @@ def _warn_about_initializations(ingredients: Ingredients) -> None:
 
 def _output_path(output: str | os.PathLike[str] | None, ingredients: Ingredients, recipe: Recipe) -> Path:
     if output is None:
-        return ingredients.directory / "soups" / f"{_file_name(recipe)}.ckpt"
+        return ingredients.directory / "soups" / f"{file_name(recipe)}.ckpt"
     path = local_path(output, "output")
     if path.is_dir():
         raise ValueError(f"`output` must be a file such as 'soup.ckpt', got the folder {str(path)!r}.")
     return path
-
-
-def _file_name(recipe: Recipe) -> str:
-    """GreedySoup becomes ``greedy``."""
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(recipe).__name__).lower()
-    return words.removesuffix("_soup") or words

@@ -5,7 +5,7 @@ from rich.console import Console, RenderableType
 
 from lightning_soups import Ingredient, Ingredients, Mixture, Soup
 from lightning_soups.score import Score
-from lightning_soups.tables import best_first, ingredients_table, show_score, show_value, trace_table
+from lightning_soups.tables import ingredients_table, show_score, show_value, trace_table
 from lightning_soups.trace import Question
 
 
@@ -27,7 +27,7 @@ def text(table: RenderableType, width: int = 100) -> list[list[str]]:
 
 
 def test_ingredients_show_what_differs() -> None:
-    found = best_first(Ingredients([A, ingredient("d", None), B, C]))
+    found = Ingredients([A, ingredient("d", None), B, C]).best_first()
     lines = text(ingredients_table(found, "Title"))
     assert lines[0] == ["Title"]
     assert lines[1] == ["#", "ingredient", "loss", "lr", "wd"]
@@ -38,7 +38,7 @@ def test_ingredients_show_what_differs() -> None:
         ["4", "d", "-", "-", "-"],
     ]
     other = Ingredient(Path("e/x.ckpt"), "e", metrics={"acc": 0.9}, monitor="acc", mode="max")
-    assert best_first(Ingredients([A, other, B])) == [A, other, B]
+    assert Ingredients([A, other, B]).best_first() == [A, other, B]
     assert text(ingredients_table([A, B], "Title"))[1] == ["#", "ingredient", "loss", "lr"]
 
 

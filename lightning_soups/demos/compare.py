@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from lightning_soups.demos.digits_data import Digits
 from lightning_soups.demos.digits_model import DigitsClassifier
 from lightning_soups.ingredients import Ingredients
-from lightning_soups.tables import best_first, make_console, plain_table
+from lightning_soups.tables import make_console, plain_table
 
 
 def compare(dirpath: str = "soups/digits", seed: int = 0, mnist: bool = False, output: str | None = None) -> None:
@@ -28,7 +28,7 @@ def compare(dirpath: str = "soups/digits", seed: int = 0, mnist: bool = False, o
     directory = Path(dirpath)
     models = {
         "initialization": directory / "pretrained" / "digits.ckpt",
-        "best single": best_first(Ingredients.load(directory))[0].path,
+        "best single": Ingredients.load(directory).best_first()[0].path,
         "uniform soup": directory / "soups" / "uniform.ckpt",
         "greedy soup": directory / "soups" / "greedy.ckpt",
     }

@@ -1,7 +1,12 @@
 """What a recipe can ask: the held-out score of a mixture."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
 
+from torch import Tensor
+
+from lightning_soups.evaluation.learner import Learner
 from lightning_soups.ingredients import Ingredient, Ingredients
 from lightning_soups.mixture import Mixture
 from lightning_soups.score import Score
@@ -11,13 +16,14 @@ class Evaluator(ABC):
     """Answers a recipe's questions on the held-out data."""
 
     @abstractmethod
-    def score(self, mixture: Mixture, beat: Score | None = None) -> Score:
+    def score(self, mixture: Mixture, beat: Score | None = None, label: str = "") -> Score:
         """Score a mixture.
 
         Args:
             mixture: What to evaluate.
             beat: The score that the mixture has to reach to be of interest, when there is one. It marks the answer
                 in the trace as accepted or not.
+            label: What to call the mixture in the trace, when its members do not say it.
 
         Returns:
             The monitored metric; compares "better" by its mode. When the mixture provably cannot reach ``beat``, this
@@ -27,3 +33,49 @@ class Evaluator(ABC):
     @abstractmethod
     def rank(self, ingredients: Ingredients) -> list[Ingredient]:
         """Sort ingredients by their held-out score, best first; ties keep their order, NaN goes last."""
+
+    @abstractmethod
+    def metrics(self, mixture: Mixture, label: str = "") -> dict[str, float]:
+        """Every metric that is logged when a mixture is validated, over all the held-out data.
+
+        Args:
+            mixture: What to evaluate.
+            label: See :meth:`score`.
+        """
+
+    @abstractmethod
+    def inner_products(self, ingredients: Sequence[Ingredient], origin: Ingredient) -> dict[str, Tensor]:
+        r"""Measure where ingredients went from an origin, parameter by parameter.
+
+        Args:
+            ingredients: N of them.
+            origin: Usually ``ingredients.initialization``.
+
+        Returns:
+            For each of the module's parameters the inner products of :math:`\theta_i - \theta_0`, float64, shape
+            (N, N).
+        """
+
+    @abstractmethod
+    def learner(self, loss: str, batch_size: int, validation_share: float, seed: int) -> Learner:
+        """Prepare to learn coefficients: split the held-out data.
+
+        Args:
+            loss: The logged number to learn by.
+            batch_size: Samples in a step, over all processes.
+            validation_share: Share of the samples not to learn on.
+            seed: Decides the split.
+        """
+
+    @abstractmethod
+    def load_state(self, key: str) -> dict[str, Any] | None:
+        """What :meth:`save_state` last kept under this key when it was interrupted; None when there is nothing."""
+
+    @abstractmethod
+    def save_state(self, key: str, state: dict[str, Any]) -> None:
+        """Keep a recipe's progress, so that it can resume after a crash; forgotten when the soup is saved.
+
+        Args:
+            key: Tells it from the progress of other recipes; anything that it depends on should be in it.
+            state: What JSON holds.
+        """

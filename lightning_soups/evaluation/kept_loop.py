@@ -1,9 +1,9 @@
-"""Lightning's validate loop, entered once and replayed for every question."""
+"""Lightning's validate or test loop, entered once and replayed for every question."""
 
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import Any
+from contextlib import nullcontext, suppress
+from typing import Any, Literal
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -12,6 +12,8 @@ from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning.pytorch.utilities.data import extract_batch_size
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
 
 from lightning_soups.evaluation.cache import CacheBatches, CachedLoader, MemoryBudget
 from lightning_soups.evaluation.exact_sampler import ExactSource
@@ -24,12 +26,23 @@ AfterBatch = Callable[[int, int, int], bool]
 """Given the index of the dataloader, of the batch in it, and the batch's rows, says whether to end the pass."""
 
 
+class JobResult:
+    """What a job returned; Lightning looks into lists and dataclasses that a loop returns, but not into this.
+
+    Args:
+        value: What the job returned.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
 class KeptLoop(_EvaluationLoop):
-    """A validate loop that does a job instead of one pass; the job may ask for as many passes as it likes.
+    """An evaluation loop that does a job instead of one pass; the job may ask for as many passes as it likes.
 
     The strategy, the model on its device, the dataloaders, their batches and the hooks stay set up between passes. Set
-    it as ``trainer.validate_loop`` and call ``trainer.validate``: everything around the loop (launching processes,
-    moving the model, calling callbacks, cleaning up after an error) is Lightning's own.
+    it as ``trainer.validate_loop`` and call ``trainer.validate``, or the same with ``test``: everything around the loop
+    (launching processes, moving the model, calling callbacks, cleaning up after an error) is Lightning's own.
 
     Lightning's loop is private. What is relied on: ``run`` makes one pass and is called once by the trainer,
     ``setup_data`` fills ``_combined_loader`` and ``_max_batches``, ``reset`` makes the iterator over the former,
@@ -39,24 +52,29 @@ class KeptLoop(_EvaluationLoop):
     Args:
         trainer: The trainer to run in.
         job: Called once, on every process, with this loop; it must be picklable for spawning strategies.
-        cache_batches: Where to keep held-out batches, see :class:`~lightning_soups.evaluation.cache.MemoryBudget`.
+        cache_batches: Where to keep batches, see :class:`~lightning_soups.evaluation.cache.MemoryBudget`.
+        stage: Whether to replay validation or testing.
 
     Attributes:
-        loaders: The held-out dataloaders, which keep their batches; None when they are not visited one after another.
+        loaders: The dataloaders, which keep their batches; None when they are not visited one after another.
         batches: How many batches this process has evaluated, in all passes.
         samples: How many samples this process has evaluated, in all passes.
         cut_short: Whether the last pass did not see all the data, so that nothing of it was logged.
         common_batches: How many batches of each dataloader every process has.
-        samples_in_pass: How many samples a full pass has on this process; 0 before the first.
+        rows: How many samples each dataloader has on this process; empty before the first full pass.
         progress: Shows passes, when set.
         before_reading: Called before a dataloader is iterated, which may start worker processes; when set.
     """
 
-    def __init__(self, trainer: Trainer, job: "Callable[[KeptLoop], Any]", cache_batches: CacheBatches) -> None:
+    def __init__(
+        self,
+        trainer: Trainer,
+        job: "Callable[[KeptLoop], Any]",
+        cache_batches: CacheBatches,
+        stage: Literal["validate", "test"] = "validate",
+    ) -> None:
         inference_mode = trainer.validate_loop.inference_mode
-        super().__init__(
-            trainer, TrainerFn.VALIDATING, RunningStage.VALIDATING, verbose=False, inference_mode=inference_mode
-        )
+        super().__init__(trainer, TrainerFn(stage), RunningStage(stage), verbose=False, inference_mode=inference_mode)
         self.source = ExactSource(trainer, self._data_source.name)
         self._data_source = self.source
         self._job = job
@@ -70,22 +88,35 @@ class KeptLoop(_EvaluationLoop):
         self.batches = 0
         self.samples = 0
         self.cut_short = False
-        self.samples_in_pass = 0
+        self.rows: list[int] = []
+        self._seen_rows: list[int] = []
+        self._gradients = False
         self.progress: RecipeProgress | None = None
         self.before_reading: Callable[[], None] | None = None
 
+    @property
+    def dataloaders(self) -> int:
+        """How many dataloaders there are; those that are visited at the same time count as one."""
+        return 1 if self.loaders is None else len(self.loaders)
+
     def run(self) -> list[Any]:
-        """Do the job; what it returns comes back from ``trainer.validate`` as the only element of a list."""
+        """Do the job; what it returns comes back from ``trainer.validate``, as a list of one :class:`JobResult`."""
         self.setup_data()
         if self.skip:
             raise MisconfigurationException(
-                "There is no held-out data to score with: the validation dataloaders are empty, or the trainer has"
-                " limit_val_batches=0."
+                f"There is no {'test' if self.trainer.testing else 'held-out'} data to score with: there are no"
+                f" {self._trainer_fn.value} dataloaders, they are empty or cut to 0 batches by the trainer, or the"
+                " module has no step for them."
             )
-        return [self._job(self)]
+        return [JobResult(self._job(self))]
+
+    @property
+    def samples_in_pass(self) -> int:
+        """How many samples a full pass has on this process; 0 before the first."""
+        return sum(self.rows)
 
     def one_pass(
-        self, part: Sequence[Batches] | None = None, after_batch: AfterBatch | None = None
+        self, part: Sequence[Batches] | None = None, after_batch: AfterBatch | None = None, gradients: bool = False
     ) -> dict[str, Logged]:
         """Validate the module as it is now.
 
@@ -93,6 +124,7 @@ class KeptLoop(_EvaluationLoop):
             part: Batches to visit instead of the held-out data, one iterable per dataloader.
             after_batch: Called after every batch; the pass ends there when it returns True. On several processes all
                 have to return the same.
+            gradients: Whether steps, and ``after_batch``, run with gradients.
 
         Returns:
             Every metric logged once per epoch, by the names that ``trainer.callback_metrics`` uses, the same on all
@@ -105,17 +137,20 @@ class KeptLoop(_EvaluationLoop):
             self._max_batches = [len(batches) for batches in part]
         if self.progress is not None:
             self.progress.begin_pass(sum(self._max_batches))
-        before = self.samples
+        self._seen_rows = [0] * self.dataloaders
+        self._gradients = gradients
+        inference_mode, self.inference_mode = self.inference_mode, self.inference_mode and not gradients
         plain = PlainState([self.trainer.lightning_module, *self.trainer.callbacks])  # type: ignore[attr-defined]
         try:
             super().run()
         finally:
             self._replayed, self._max_batches = whole, limits
+            self._gradients, self.inference_mode = False, inference_mode
             if self.cut_short:
                 plain.restore()
                 self.trainer._logger_connector.reset_results()
         if not self.cut_short:
-            self.samples_in_pass = self.samples - before
+            self.rows = self._seen_rows
         return self._logged
 
     def setup_data(self) -> None:
@@ -157,6 +192,10 @@ class KeptLoop(_EvaluationLoop):
             self._combined_loader.reset()
 
     def _evaluation_step(self, batch: Any, batch_idx: int, dataloader_idx: int, *args: Any) -> None:
+        with torch.enable_grad() if self._gradients else nullcontext():
+            self._step_and_look(batch, batch_idx, dataloader_idx, *args)
+
+    def _step_and_look(self, batch: Any, batch_idx: int, dataloader_idx: int, *args: Any) -> None:
         super()._evaluation_step(batch, batch_idx, dataloader_idx, *args)
         if self._uneven and (names := synced_in_every_batch(self.trainer)):
             self.trainer.strategy.barrier()  # all raise: none may leave while another is inside this batch's collective
@@ -167,6 +206,7 @@ class KeptLoop(_EvaluationLoop):
         rows = _rows(batch)
         self.batches += 1
         self.samples += rows
+        self._seen_rows[dataloader_idx if self.loaders is not None else 0] += rows
         if self.progress is not None:
             self.progress.batch()
         if self._after_batch is not None and self._after_batch(dataloader_idx, batch_idx, rows):
@@ -199,6 +239,10 @@ class KeptLoop(_EvaluationLoop):
 
 def _rows(batch: Any) -> int:
     """How many samples a batch has, as Lightning counts them; 0 for a batch without tensors."""
+    leaves, _ = tree_flatten(batch)
+    if leaves and isinstance(leaves[0], Tensor):
+        return len(leaves[0]) if leaves[0].ndim else 1
+    # silencing resets what Python remembers of warnings it has shown, so it is left to unusual batches
     with suppress(MisconfigurationException), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that sizes are ambiguous is of no interest to who gives batch_size
         return extract_batch_size(batch)

@@ -19,8 +19,8 @@ class LiveWeights:
 
     The first mixture is loaded the way Lightning loads a checkpoint, with ``on_load_checkpoint``, ``strict_loading``
     and the strategy's own method. If the live tensors then hold just what was mixed, loading is plain copying for this
-    module, and from then on a uniform mixture is written directly: the float64 sum of its first members is kept, so a
-    greedy candidate costs one ingredient to read, however many members the soup has.
+    module, and from then on mixtures are written directly. Of a uniform one the float64 sum of its first members is
+    kept, so a greedy candidate costs one ingredient to read, however many members the soup has.
 
     Args:
         trainer: The trainer, its module set up on its device.
@@ -46,10 +46,12 @@ class LiveWeights:
             MisconfigurationException: The ingredients do not fit the module.
             ValueError: An ingredient cannot be read safely, or they do not fit each other.
         """
-        if self._direct and len(set(mixture.coefficients.values())) == 1:
+        if not self._direct:
+            self._load(mixture)
+        elif mixture.is_uniform:
             self._write_uniform(mixture.members)
         else:
-            self._load(mixture)
+            self._mixer.write(mixture, self._live(), self._sum_device)
 
     def _write_uniform(self, members: tuple[Ingredient, ...]) -> None:
         *kept, last = members

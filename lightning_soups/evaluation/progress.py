@@ -71,6 +71,11 @@ class RecipeProgress:
         elapsed = timedelta(seconds=int(time.monotonic() - self._started))  # rich's own stops when a bar is full once
         self._progress.update(self._pass, text=f"batch {int(task.completed)} of {total}, {elapsed} in all")
 
+    def measured(self, label: str) -> None:
+        """A model has been measured on the test data."""
+        self._asked += 1
+        self._progress.update(self._recipe, text=f"{self._asked} measured on test data, last: {label}")
+
     def answer(self, row: Question, saved: float) -> None:
         """A question has its answer.
 

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader, SequentialSampler
 
+from lightning_soups.evaluation.batch_store import BatchStore
 from lightning_soups.evaluation.cache import CachedLoader
 from lightning_soups.evaluation.resample import can_resample, resample
 
@@ -46,6 +47,11 @@ def regroup(loader: CachedLoader, rows: int) -> Regroup | None:
     return regrouped
 
 
+def whole_batches(store: BatchStore) -> Regroup:
+    """How to visit kept batches that cannot be grouped anew: groups name batches, which come one at a time."""
+    return lambda groups: _Taken([batch for group in groups for batch in group], store.__getitem__)
+
+
 def _rows_expected(loader: CachedLoader, users: DataLoader[Any], samples: int) -> float:
     assert users.batch_size is not None
     whole = samples - samples % users.batch_size if users.drop_last else samples
@@ -53,7 +59,7 @@ def _rows_expected(loader: CachedLoader, users: DataLoader[Any], samples: int) -
 
 
 class _Taken:
-    def __init__(self, groups: Sequence[Sequence[int]], take: Callable[[Sequence[int]], Any]) -> None:
+    def __init__(self, groups: Sequence[Any], take: Callable[[Any], Any]) -> None:
         self._groups = groups
         self._take = take
 

@@ -3,21 +3,26 @@
 import itertools
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from torch import Tensor
 
 from lightning_soups.evaluation.evaluator import Evaluator
 from lightning_soups.evaluation.kept_loop import KeptLoop
+from lightning_soups.evaluation.learner import Learner
 from lightning_soups.evaluation.live_weights import LiveWeights
 from lightning_soups.evaluation.module_state import UnsavedState
 from lightning_soups.evaluation.monitored import gather
 from lightning_soups.evaluation.progress import RecipeProgress
+from lightning_soups.evaluation.recipe_state import RecipeState
 from lightning_soups.evaluation.rejection import EarlyRejection
+from lightning_soups.evaluation.replay_learner import ReplayLearner
 from lightning_soups.evaluation.staging import Staging
-from lightning_soups.ingredients import Ingredient, Ingredients
+from lightning_soups.ingredients import INITIALIZATION, Ingredient, Ingredients
 from lightning_soups.logged import Logged
 from lightning_soups.mixing import Mixer
 from lightning_soups.mixture import Mixture
@@ -39,6 +44,7 @@ class ReplayEvaluator(Evaluator):
         early_rejection: Whether to end a pass once it provably cannot reach the score to beat.
         staging: Reads ingredients ahead.
         mixer: Opens and mixes ingredients.
+        state: Where the recipe's progress is kept.
 
     Attributes:
         trace: What was asked, in order.
@@ -56,6 +62,7 @@ class ReplayEvaluator(Evaluator):
         early_rejection: bool,
         mixer: Mixer,
         staging: Staging,
+        state: RecipeState,
     ) -> None:
         self.trace: list[Question] = []
         self.caveats = list(loop.source.caveats)
@@ -65,6 +72,8 @@ class ReplayEvaluator(Evaluator):
         self._monitor = monitor
         self._mode = mode
         self._staging = staging
+        self._mixer = mixer
+        self._state = state
         self._weights = LiveWeights(loop.trainer, mixer, staging)
         self._unsaved = UnsavedState(loop.trainer.lightning_module)
         self._passes = EarlyRejection(loop, monitor, early_rejection)
@@ -76,7 +85,12 @@ class ReplayEvaluator(Evaluator):
         self._expect(list(ingredients))
         loop.before_reading = staging.wait
 
-    def score(self, mixture: Mixture, beat: Score | None = None) -> Score:
+    @property
+    def mode(self) -> Mode | None:
+        """The direction of the monitored metric; None while it is not known."""
+        return self._mode
+
+    def score(self, mixture: Mixture, beat: Score | None = None, label: str = "") -> Score:
         """See :meth:`Evaluator.score`."""
         self._check(mixture)
         started, batches, samples = time.monotonic(), self._loop.batches, self._loop.samples
@@ -94,6 +108,7 @@ class ReplayEvaluator(Evaluator):
             time.monotonic() - started,
             cached,
             early=score is self._below.get(mixture),
+            label=label,
         )
         self.trace.append(row)
         whole = len(self.trace) * self._loop.samples_in_pass
@@ -113,20 +128,50 @@ class ReplayEvaluator(Evaluator):
         self._expect(ranked)
         return ranked
 
+    def metrics(self, mixture: Mixture, label: str = "") -> dict[str, float]:
+        """See :meth:`Evaluator.metrics`."""
+        if mixture not in self._answers:
+            self.score(mixture, label=label)
+        if mixture not in self._answers:  # it was ranked as recorded
+            self._recorded.pop(mixture)
+            self.score(mixture, label=label)
+        return self._answers[mixture][1]
+
+    def inner_products(self, ingredients: Sequence[Ingredient], origin: Ingredient) -> dict[str, Tensor]:
+        """See :meth:`Evaluator.inner_products`; every process measures for itself, and gets the same."""
+        names = [name for name, _ in self._loop.trainer.lightning_module.named_parameters()]
+        return self._mixer.inner_products(ingredients, origin, names)
+
+    def learner(self, loss: str, batch_size: int, validation_share: float, seed: int) -> Learner:
+        """See :meth:`Evaluator.learner`."""
+        if self._loop.samples_in_pass == 0:
+            self._passes.answer(partial(self._prepare, Mixture.uniform(self._ingredients)), None)
+        return ReplayLearner(self._loop, self._mixer, self._prepare, loss, batch_size, validation_share, seed)
+
+    def load_state(self, key: str) -> dict[str, Any] | None:
+        """See :meth:`Evaluator.load_state`."""
+        return self._state.load(key)
+
+    def save_state(self, key: str, state: dict[str, Any]) -> None:
+        """See :meth:`Evaluator.save_state`."""
+        self._state.save(key, state)
+
+    def forget_state(self) -> None:
+        """The recipe has finished: what it saved is not needed any more."""
+        self._state.forget()
+
     def answer(self, mixture: Mixture) -> tuple[Score, dict[str, float]]:
         """The score and all metrics of a mixture; it is evaluated unless that was done before.
 
         Raises:
             MisconfigurationException: It is no mixture of the given ingredients, or its score is NaN.
         """
-        self._check(mixture)
-        if mixture not in self._answers:
-            self.score(mixture)
+        metrics = self.metrics(mixture)
         if math.isnan(self._answers[mixture][0].value):
             raise MisconfigurationException(
                 f"The chosen mixture of {len(mixture)} ingredients scores NaN by {self._monitor!r}: nothing is saved."
             )
-        return self._answers[mixture]
+        return self._answers[mixture][0], metrics
 
     def take_rejections_back(self, why: str) -> None:
         """Forget which candidates were rejected early; full answers stay."""
@@ -139,8 +184,13 @@ class ReplayEvaluator(Evaluator):
     def _check(self, mixture: object) -> None:
         if not isinstance(mixture, Mixture):
             raise MisconfigurationException(f"A recipe must ask about and return a Mixture, got {mixture!r}.")
-        if foreign := [ingredient.name for ingredient in mixture if ingredient not in self._ingredients]:
-            raise MisconfigurationException(f"The recipe mixes ingredients that it was not given: {foreign}.")
+        foreign = [member for member in mixture if member not in self._ingredients]
+        foreign = [
+            member for member in foreign if member.run != INITIALIZATION or member != self._ingredients.initialization
+        ]
+        if foreign:
+            names = [member.name for member in foreign]
+            raise MisconfigurationException(f"The recipe mixes ingredients that it was not given: {names}.")
 
     def _expect(self, order: list[Ingredient]) -> None:
         """Read ingredients ahead in this order."""
@@ -171,7 +221,7 @@ class ReplayEvaluator(Evaluator):
                 " are evaluated: the held-out data, the precision or the module may have changed."
             )
             return None
-        self._recorded = {Mixture.uniform([ingredient]): score for ingredient, score in recorded.items()}
+        self._recorded.update({Mixture.uniform([ingredient]): score for ingredient, score in recorded.items()})
         for ingredient in ranked[1:]:
             self.score(Mixture.uniform([ingredient]))
         return ranked

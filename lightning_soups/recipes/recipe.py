@@ -1,6 +1,7 @@
 """The contract of a recipe."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 from lightning_soups.evaluation.evaluator import Evaluator
 from lightning_soups.ingredients import Ingredients
@@ -28,3 +29,37 @@ class Recipe(ABC):
         Returns:
             The mixture to serve.
         """
+
+    @property
+    def name(self) -> str:
+        """What to call the recipe in tables and records."""
+        return type(self).__name__
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the recipe was told, for the record; recipes within it with their own options."""
+        return options_of(self)
+
+
+def options_of(told: object) -> dict[str, Any]:
+    """What a recipe or study was told: its attributes, as JSON holds them."""
+    return {key.lstrip("_"): _plain(value) for key, value in vars(told).items()}
+
+
+def at_least_one(value: int, parameter: str) -> int:
+    """Return ``value`` unchanged, or say that it must be 1 or more.
+
+    Raises:
+        ValueError: It is less than 1.
+    """
+    if value < 1:
+        raise ValueError(f"`{parameter}` must be at least 1, got {value}.")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Recipe):
+        return {"recipe": value.name, **value.options}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else repr(value)

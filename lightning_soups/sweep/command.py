@@ -17,7 +17,7 @@ from lightning_soups.ingredients import Ingredient, Ingredients
 from lightning_soups.score import Score
 from lightning_soups.sweep.config import TrialConfigs
 from lightning_soups.sweep.trial import Trial
-from lightning_soups.tables import best_first, ingredients_table, make_console, show_score, show_value
+from lightning_soups.tables import ingredients_table, make_console, show_score, show_value
 
 if TYPE_CHECKING:
     from lightning_soups.sweep.sweep import Sweep
@@ -104,7 +104,7 @@ def _run(
     _report_failures(say, trials)
     if not sweep.succeeded:
         raise SystemExit("No trial has succeeded.")
-    found = best_first(Ingredients.load(directory))
+    found = Ingredients.load(directory).best_first()
     console.print(ingredients_table(found, f"{len(found)} ingredients in {directory}, best first"))
 
 

@@ -15,7 +15,11 @@ from lightning_soups.weights.reading import read_checkpoint
 StateDict = Mapping[str, Any]
 
 
-def average(state_dicts: Sequence[StateDict], coefficients: Sequence[float]) -> dict[str, Any]:
+def average(
+    state_dicts: Sequence[StateDict],
+    coefficients: Sequence[float],
+    by_name: Mapping[str, Sequence[float]] | None = None,
+) -> dict[str, Any]:
     r"""Compute :math:`\theta = \sum_i \lambda_i \theta_i`, the weights of a soup.
 
     Floating-point tensors are summed in float64 (complex ones in complex128) and rounded once to the dtype of the
@@ -32,6 +36,7 @@ def average(state_dicts: Sequence[StateDict], coefficients: Sequence[float]) -> 
     Args:
         state_dicts: N mappings with the same names and, name by name, the same shapes.
         coefficients: N finite numbers, :math:`\lambda_i`.
+        by_name: N finite numbers for each tensor that has coefficients of its own.
 
     Returns:
         A new state dict in the order of the first, on CPU.
@@ -40,7 +45,31 @@ def average(state_dicts: Sequence[StateDict], coefficients: Sequence[float]) -> 
         ValueError: Nothing to average, lengths that differ, a coefficient that is not finite, or names, shapes or
             kinds of dtype that differ; the message lists them.
     """
-    return _average(state_dicts, coefficients)
+    return _average(state_dicts, coefficients, by_name or {})
+
+
+def write_average(
+    out: Mapping[str, Tensor],
+    state_dicts: Sequence[StateDict],
+    coefficients: Sequence[float],
+    by_name: Mapping[str, Sequence[float]] | None = None,
+    device: torch.device | str = "cpu",
+    release: Release | None = None,
+) -> None:
+    r"""Write what :func:`average` computes into tensors that exist: no memory for a result is needed.
+
+    Args:
+        out: Where to write, in place, on any device and in any dtype; it needs all names of the state dicts.
+        state_dicts: See :func:`average`.
+        coefficients: See :func:`average`.
+        by_name: See :func:`average`.
+        device: Where to compute; it must support float64.
+        release: Called with each piece of a member that has been read.
+
+    Raises:
+        ValueError: See :func:`average`.
+    """
+    _average(state_dicts, coefficients, by_name or {}, release, out, device)
 
 
 def average_checkpoints(
@@ -65,45 +94,55 @@ def average_checkpoints(
     state_dicts = [read_checkpoint(path)["state_dict"] for path in paths]
     if coefficients is None:
         coefficients = [1 / len(paths) for _ in paths]
-    return _average(state_dicts, coefficients, MappedPages(paths).release)
+    return _average(state_dicts, coefficients, {}, MappedPages(paths).release)
 
 
 def _average(
-    state_dicts: Sequence[StateDict], coefficients: Sequence[float], release: Release | None = None
+    state_dicts: Sequence[StateDict],
+    coefficients: Sequence[float],
+    by_name: Mapping[str, Sequence[float]],
+    release: Release | None = None,
+    out: Mapping[str, Tensor] | None = None,
+    device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
-    if not state_dicts or len(state_dicts) != len(coefficients):
-        raise ValueError(
-            "Averaging needs one coefficient per checkpoint and at least one checkpoint, got"
-            f" {len(state_dicts)} checkpoints and {len(coefficients)} coefficients."
-        )
-    if not all(map(math.isfinite, coefficients)):
-        raise ValueError(f"Coefficients must be finite numbers, got {list(coefficients)}.")
-    for index, other in enumerate(state_dicts[1:], start=1):
-        if problems := differences(state_dicts[0], other):
-            raise ValueError(f"Checkpoint 0 and checkpoint {index} do not fit together:\n" + "\n".join(problems))
-
+    _check(state_dicts, coefficients, by_name)
+    count = len(state_dicts)
+    uniform = not by_name and all(coefficient == 1 / count for coefficient in coefficients)
     result: dict[str, Any] = {}
     computed: dict[tuple[object, ...], Any] = {}
     jobs: list[Job] = []
-    for name in state_dicts[0]:
+    for name, first in state_dicts[0].items():
         values = [state_dict[name] for state_dict in state_dicts]
+        own = by_name.get(name, coefficients)
         place = tuple(map(_place, values))
         if place not in computed:
-            if _kind(values[0]) not in ("floating", "complex"):
-                computed[place] = _copy(values[max(range(len(values)), key=coefficients.__getitem__)])
-            elif len(values) == 1 and coefficients[0] == 1.0:
-                computed[place] = _copy(values[0])
+            if _kind(first) not in ("floating", "complex"):
+                value = values[max(range(count), key=own.__getitem__)]
+                computed[place] = _copy(value) if out is None else _written(out[name], value)
+            elif count == 1 and own[0] == 1.0:
+                computed[place] = _copy(first) if out is None else _written(out[name], first)
             else:
-                first = values[0]
-                computed[place] = torch.empty(first.shape, dtype=first.dtype)
-                jobs.append(Job(computed[place], values, first.dtype))
+                computed[place] = torch.empty(first.shape, dtype=first.dtype) if out is None else out[name]
+                jobs.append(Job(computed[place], values, first.dtype, None if uniform else own))
         result[name] = computed[place]
-    count = len(state_dicts)
-    if all(coefficient == 1 / count for coefficient in coefficients):
-        combine(jobs, None, divisor=count, release=release)
-    else:
-        combine(jobs, coefficients, release=release)
+    combine(jobs, divisor=count if uniform else 1, device=device, release=release)
     return result
+
+
+def _check(
+    state_dicts: Sequence[StateDict], coefficients: Sequence[float], by_name: Mapping[str, Sequence[float]]
+) -> None:
+    for numbers in (coefficients, *by_name.values()):
+        if not state_dicts or len(state_dicts) != len(numbers):
+            raise ValueError(
+                "Averaging needs one coefficient per checkpoint and at least one checkpoint, got"
+                f" {len(state_dicts)} checkpoints and {len(numbers)} coefficients."
+            )
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError(f"Coefficients must be finite numbers, got {list(numbers)}.")
+    for index, other in enumerate(state_dicts[1:], start=1):
+        if problems := differences(state_dicts[0], other):
+            raise ValueError(f"Checkpoint 0 and checkpoint {index} do not fit together:\n" + "\n".join(problems))
 
 
 def differences(first: StateDict, second: StateDict) -> list[str]:
@@ -142,6 +181,11 @@ def _place(tensor: Any) -> object:
     if not isinstance(tensor, Tensor) or tensor.numel() == 0:
         return id(tensor)  # empty tensors all have address 0, which does not make them one
     return (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
+
+
+def _written(out: Tensor, value: Any) -> Tensor:
+    with torch.no_grad():
+        return out.copy_(value)
 
 
 def _copy(value: Any) -> Any:

@@ -17,11 +17,12 @@ _NUMBERS_PER_TASK = 1 << 21
 
 
 class Job(NamedTuple):
-    """One tensor to compute: rounded to ``dtype``, then copied into ``out``."""
+    """One tensor to compute: rounded to ``dtype``, then copied into ``out``. No coefficients make a plain sum."""
 
     out: Tensor
     members: Sequence[Tensor]
     dtype: torch.dtype
+    coefficients: Sequence[float] | None = None
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -31,7 +32,6 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 
 def combine(
     jobs: Iterable[Job],
-    coefficients: Sequence[float] | None,
     divisor: int = 1,
     device: torch.device | str = "cpu",
     release: Release | None = None,
@@ -43,7 +43,6 @@ def combine(
 
     Args:
         jobs: What to compute. All members of a job and its ``out`` have one shape; ``out`` is written in place.
-        coefficients: :math:`\lambda_i`, or None for a plain sum.
         divisor: :math:`d`, applied to the sum.
         device: Where to compute; it must support float64.
         release: Called with each member's piece when it is not needed any more.
@@ -69,7 +68,7 @@ def combine(
                     dtype = wide(piece.dtype)
                     if dtype not in buffers or buffers[dtype].numel() < needed:
                         buffers[dtype] = torch.empty(needed, dtype=dtype, device=device)
-                    _combine_piece(piece, coefficients, divisor, buffers[dtype], release)
+                    _combine_piece(piece, divisor, buffers[dtype], release)
 
     threads = torch.get_num_threads()
     numbers = sum(job.out.numel() * len(job.members) for job in jobs)
@@ -92,7 +91,7 @@ def _tasks(jobs: Iterable[Job], limit: int) -> Iterator[list[Job]]:
     numbers = 0
     for job in jobs:
         for out, *members in pieces([job.out.detach(), *(member.detach() for member in job.members)], limit):
-            task.append(Job(out, members, job.dtype))
+            task.append(Job(out, members, job.dtype, job.coefficients))
             numbers += out.numel() * len(members)
             if numbers >= _NUMBERS_PER_TASK or len(task) >= 64:
                 yield task
@@ -114,9 +113,7 @@ def pieces(tensors: Sequence[Tensor], limit: int) -> Iterator[Sequence[Tensor]]:
             yield from [part] if row <= limit else pieces([tensor[0] for tensor in part], limit)
 
 
-def _combine_piece(
-    piece: Job, coefficients: Sequence[float] | None, divisor: int, buffer: Tensor, release: Release | None
-) -> None:
+def _combine_piece(piece: Job, divisor: int, buffer: Tensor, release: Release | None) -> None:
     shape, numbers = piece.out.shape, piece.out.numel()
     total, term = buffer[: 2 * numbers].view(2, *shape).unbind(0)
     for index, member in enumerate(piece.members):
@@ -124,8 +121,8 @@ def _combine_piece(
         target.copy_(member)
         if release is not None:
             release(member)
-        if coefficients is not None:
-            target.mul_(coefficients[index])
+        if piece.coefficients is not None:
+            target.mul_(piece.coefficients[index])
         if index:
             total.add_(term)
     if divisor != 1:

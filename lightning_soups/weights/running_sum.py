@@ -49,7 +49,7 @@ class RunningSum:
             self._check(members)
             sums = self._sums
             jobs = [Job(sums[name], [sums[name], member], sums[name].dtype) for name, member in members.items()]
-            combine(jobs, None, device=self._device)
+            combine(jobs, device=self._device)
         self._count += 1
 
     def write_mean_with(self, tensors: Mapping[str, object], out: Mapping[str, Tensor]) -> None:
@@ -74,7 +74,7 @@ class RunningSum:
         self._check(members)
         self._check({name: out[name] for name in members})
         jobs = [Job(out[name], [self._sums[name], member], member.dtype) for name, member in members.items()]
-        combine(jobs, None, divisor=self._count + 1, device=self._device)
+        combine(jobs, divisor=self._count + 1, device=self._device)
 
     def _check(self, tensors: Mapping[str, Tensor]) -> None:
         problems = [f"{name} is not among them" for name in tensors if name not in self._sums]

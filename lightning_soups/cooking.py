@@ -1,0 +1,58 @@
+"""What a trainer does to cook: follow a recipe inside the kept loop, and save the soup."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning_soups.evaluation.kept_loop import KeptLoop
+from lightning_soups.evaluation.session import HeldOutQuestions, ask
+from lightning_soups.mixing import Mixer
+from lightning_soups.recipes import Recipe
+from lightning_soups.soup import Soup
+
+
+@dataclass(frozen=True)
+class Cook:
+    """What runs inside the kept loop, on every process; picklable for strategies that spawn.
+
+    Args:
+        recipe: How to choose.
+        questions: Which ingredients, and the score to choose by.
+        output: The file to create.
+    """
+
+    recipe: Recipe
+    questions: HeldOutQuestions
+    output: Path
+
+    def __call__(self, loop: KeptLoop) -> Soup:
+        """Cook and save."""
+        trainer, name, ingredients = loop.trainer, self.recipe.name, self.questions.ingredients
+        state = self.output.with_name(f"{self.output.name}.progress.json")
+        identity = {"recipe": name, "options": self.recipe.options}
+        with self.questions.evaluator(loop, Mixer(), name, state, identity) as evaluator:
+            mixture = ask(evaluator, self.recipe.cook, ingredients)
+            score, metrics = evaluator.answer(mixture)
+        soup = Soup(
+            mixture,
+            score,
+            monitor=self.questions.monitor,
+            metrics=metrics,
+            trace=evaluator.trace,
+            recipe=name,
+            options=self.recipe.options,
+            candidates=ingredients,
+            caveats=evaluator.caveats,
+        )
+        if trainer.is_global_zero:
+            soup.save(self.output)
+        soup.path = self.output
+        evaluator.forget_state()
+        trainer.strategy.barrier("SoupTrainer.cook")
+        return soup
+
+
+def file_name(thing: object) -> str:
+    """``GreedySoup()`` becomes ``greedy``, ``LossPlane()`` becomes ``loss_plane``."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(thing).__name__).lower()
+    return words.removesuffix("_soup") or words

@@ -1,0 +1,88 @@
+"""Which of the logged test metrics is reported, and which dataset each value is of."""
+
+from collections.abc import Mapping, Sequence
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from lightning_soups.logged import Logged
+from lightning_soups.score import Mode
+
+
+class Reported:
+    """Finds the reported metric of each test dataloader among what a pass has logged.
+
+    A metric may be logged under one name for all dataloaders, to which Lightning adds the dataloader's index, or as
+    ``<metric>/<dataset>``, which also names the datasets.
+
+    Args:
+        logged: What the first pass over the test data has logged.
+        dataloaders: How many there are.
+        metric: What is to be reported; None for the counterpart of ``monitor``.
+        monitor: The held-out metric, such as ``val_acc``.
+        names: Names of the datasets; None for those in the logged names, or numbers.
+
+    Attributes:
+        metric: The reported metric's name.
+        mode: The direction that it declares; None for a plain number.
+        datasets: Names of the datasets, in the order of the dataloaders.
+
+    Raises:
+        MisconfigurationException: The metric was not logged for each dataloader, or there are more or less names than
+            dataloaders.
+    """
+
+    def __init__(
+        self,
+        logged: Mapping[str, Logged],
+        dataloaders: int,
+        metric: str | None,
+        monitor: str,
+        names: Sequence[str] | None,
+    ) -> None:
+        wanted = [metric] if metric is not None else [monitor, *(monitor.replace(v, "test") for v in ("valid", "val"))]
+        of_loader = [_of_loader(logged, index, dataloaders) for index in range(dataloaders)]
+        self.metric = next((name for name in wanted if all(_matching(of, name) for of in of_loader)), "")
+        if not self.metric:
+            raise MisconfigurationException(
+                f"{' or '.join(map(repr, dict.fromkeys(wanted)))} was not logged in test_step for each of the"
+                f" {dataloaders} test dataloaders. Logged once per epoch were: {sorted(logged)}. Choose what to"
+                " report with `metric`; of names such as 'test_acc/shifted' give the part before the slash."
+            )
+        self._keys = []
+        for index, of in enumerate(of_loader):
+            keys = _matching(of, self.metric)
+            if len(keys) > 1:
+                raise MisconfigurationException(f"Dataloader {index} has several values of {self.metric!r}: {keys}.")
+            self._keys.append(keys[0])
+        self.mode: Mode | None = logged[self._keys[0]].mode
+        self.datasets = tuple(names) if names is not None else self._default_names(logged)
+        if len(self.datasets) != dataloaders or len(set(self.datasets)) != dataloaders:
+            raise MisconfigurationException(
+                f"`names` needs a different name for each of the {dataloaders} test dataloaders, got"
+                f" {list(self.datasets)}."
+            )
+
+    def values(self, logged: Mapping[str, Logged]) -> dict[str, float]:
+        """The reported metric on each dataset, from what a full pass has logged."""
+        return {name: logged[key].value for name, key in zip(self.datasets, self._keys, strict=True)}
+
+    def logged_names(self, logged: Mapping[str, Logged]) -> list[str]:
+        """What the module itself calls the metric, for each dataloader."""
+        return [logged[key].name for key in self._keys]
+
+    def _default_names(self, logged: Mapping[str, Logged]) -> tuple[str, ...]:
+        suffixes = [logged[key].name.removeprefix(self.metric).removeprefix("/") for key in self._keys]
+        if len(suffixes) == 1:
+            return (suffixes[0] or "test",)
+        return tuple(suffix or f"test {index}" for index, suffix in enumerate(suffixes))
+
+
+def _of_loader(logged: Mapping[str, Logged], index: int, dataloaders: int) -> dict[str, str]:
+    """What was logged for a dataloader: the module's own names by the complete ones."""
+    own = (None, 0) if dataloaders == 1 else (index,)
+    return {key: value.name for key, value in logged.items() if value.dataloader_idx in own}
+
+
+def _matching(of_loader: Mapping[str, str], metric: str) -> list[str]:
+    exact = [key for key, name in of_loader.items() if name == metric]
+    return exact or [key for key, name in of_loader.items() if name.startswith(f"{metric}/")]

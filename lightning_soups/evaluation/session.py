@@ -1,0 +1,109 @@
+"""Setting an evaluator up inside a kept loop, and asking it again when a shortcut had to be given up."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from lightning_soups.evaluation.evaluator import Evaluator
+from lightning_soups.evaluation.kept_loop import KeptLoop
+from lightning_soups.evaluation.progress import RecipeProgress
+from lightning_soups.evaluation.recipe_state import RecipeState
+from lightning_soups.evaluation.rejection import BoundWithdrawnError
+from lightning_soups.evaluation.replay import ReplayEvaluator
+from lightning_soups.evaluation.staging import Staging
+from lightning_soups.ingredients import Ingredients
+from lightning_soups.mixing import Mixer
+from lightning_soups.score import Mode
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class HeldOutQuestions:
+    """What an evaluator is told: which ingredients to score, and by what. Picklable, for strategies that spawn.
+
+    Args:
+        ingredients: What mixtures may be made of.
+        monitor: The logged metric that is the score.
+        mode: Its direction; None for the recorded one, or what the logged metric declares.
+        early_rejection: Whether candidates that provably cannot win are rejected early.
+    """
+
+    ingredients: Ingredients
+    monitor: str
+    mode: Mode | None
+    early_rejection: bool
+
+    @contextmanager
+    def evaluator(
+        self, loop: KeptLoop, mixer: Mixer, name: str, state: Path, identity: dict[str, Any]
+    ) -> Iterator[ReplayEvaluator]:
+        """Set an evaluator up.
+
+        Args:
+            loop: The kept loop, running.
+            mixer: Opens and mixes ingredients.
+            name: Of the recipe or study, for the progress bar.
+            state: The file in which progress is kept.
+            identity: What must be the same for that file to be of use.
+        """
+        trainer = loop.trainer
+        mixer.open_all(self.ingredients)
+        pin = trainer.strategy.root_device.type == "cuda"
+        progress = RecipeProgress(trainer, name, len(self.ingredients) - 1)
+        paths = [str(ingredient.path) for ingredient in self.ingredients]
+        whole = {**identity, "ingredients": paths, "monitor": self.monitor}
+        with progress, Staging(mixer, pin) as staging:
+            loop.progress = progress
+            yield ReplayEvaluator(
+                loop,
+                progress,
+                self.ingredients,
+                self.monitor,
+                self.mode or self._recorded_mode(),
+                early_rejection=self.early_rejection,
+                mixer=mixer,
+                staging=staging,
+                state=RecipeState(state, whole, trainer.strategy),
+            )
+
+    def _recorded_mode(self) -> Mode | None:
+        modes = {ingredient.mode for ingredient in self.ingredients if ingredient.monitor == self.monitor}
+        if len(modes) > 1:
+            raise MisconfigurationException(
+                f"The ingredients were recorded with different modes of {self.monitor!r}: {sorted(map(str, modes))}."
+                " Pass `mode`."
+            )
+        return modes.pop() if modes else None
+
+
+def ask(evaluator: ReplayEvaluator, questions: Callable[[Ingredients, Evaluator], _T], about: Ingredients) -> _T:
+    """Let a recipe or study ask; once more from the start if an early rejection turns out to have been unfounded."""
+    try:
+        return questions(about, evaluator)
+    except BoundWithdrawnError as error:
+        evaluator.take_rejections_back(str(error))
+        return questions(about, evaluator)
+
+
+def recorded_monitor(ingredients: Ingredients) -> str:
+    """The metric that all ingredients were recorded with.
+
+    Raises:
+        MisconfigurationException: There is none, or several.
+    """
+    monitors = {ingredient.monitor for ingredient in ingredients if ingredient.monitor is not None}
+    if not monitors:
+        raise MisconfigurationException(
+            "These ingredients have no record that names a monitored metric. Pass `monitor`, for example"
+            " monitor='val_acc'."
+        )
+    if len(monitors) > 1:
+        raise MisconfigurationException(
+            f"The ingredients were recorded with different monitored metrics: {sorted(monitors)}. Pass `monitor`."
+        )
+    return monitors.pop()

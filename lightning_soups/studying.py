@@ -1,0 +1,162 @@
+"""What a trainer does to study: choose inside the kept validate loop, then measure inside the kept test loop."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from lightning_utilities.core.rank_zero import rank_zero_warn
+
+from lightning_soups.evaluation.kept_loop import KeptLoop
+from lightning_soups.evaluation.measurer import NoTestData
+from lightning_soups.evaluation.progress import RecipeProgress
+from lightning_soups.evaluation.replay_measurer import ReplayMeasurer, WhatToReport
+from lightning_soups.evaluation.session import HeldOutQuestions, ask
+from lightning_soups.evaluation.staging import Staging
+from lightning_soups.ingredients import Ingredient
+from lightning_soups.mixing import Mixer
+from lightning_soups.mixture import Mixture
+from lightning_soups.records import versions
+from lightning_soups.score import Mode
+from lightning_soups.studies import Findings, Study, StudyResult
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What was chosen on the held-out data.
+
+    Args:
+        plan: The study's own.
+        mode: The direction of the monitor, once it is known.
+        caveats: Why held-out scores may not be exact.
+    """
+
+    plan: Any
+    mode: Mode | None
+    caveats: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Choose:
+    """What runs inside the kept validate loop, on every process; picklable.
+
+    Args:
+        study: What to study.
+        questions: Which ingredients, and the score to choose by.
+        stem: Where results go, a path without suffix.
+    """
+
+    study: Study
+    questions: HeldOutQuestions
+    stem: Path
+
+    def __call__(self, loop: KeptLoop) -> Chosen:
+        """Let the study choose."""
+        study, state = self.study, self.stem.with_name(f"{self.stem.name}.progress.json")
+        identity = {"study": study.name, "options": study.options}
+        with self.questions.evaluator(loop, Mixer(), study.name, state, identity) as evaluator:
+            plan = ask(evaluator, study.choose, self.questions.ingredients)
+        evaluator.forget_state()
+        return Chosen(plan, evaluator.mode, tuple(evaluator.caveats))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found on the test data, and on which."""
+
+    findings: Findings
+    metric: str
+    mode: Mode
+    in_distribution: tuple[str, ...]
+    shifted: tuple[str, ...]
+    caveats: tuple[str, ...]
+
+    @classmethod
+    def without_test_data(cls, study: Study, questions: HeldOutQuestions, chosen: Chosen) -> "Measured":
+        """For a study that reports what it found on the held-out data."""
+        assert chosen.mode is not None
+        measurer = NoTestData(questions.monitor, chosen.mode)
+        return cls(study.measure(chosen.plan, measurer), measurer.metric, measurer.mode, (), (), ())
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What runs inside the kept test loop, on every process; picklable.
+
+    Args:
+        study: What to study.
+        questions: Which ingredients.
+        what: What to report.
+        chosen: What was chosen on the held-out data.
+    """
+
+    study: Study
+    questions: HeldOutQuestions
+    what: WhatToReport
+    chosen: Chosen
+
+    def __call__(self, loop: KeptLoop) -> Measured:
+        """Let the study measure."""
+        trainer, mixer, ingredients = loop.trainer, Mixer(), self.questions.ingredients
+        mixer.open_all(ingredients)
+        pin = trainer.strategy.root_device.type == "cuda"
+        progress = RecipeProgress(trainer, self.study.name, 0)
+        with progress, Staging(mixer, pin) as staging:
+            loop.progress = progress
+            first, monitor = Mixture.uniform(ingredients[:1]), self.questions.monitor
+            measurer = ReplayMeasurer(loop, progress, mixer, staging, self.what, monitor, self.chosen.mode, first)
+            findings = self.study.measure(self.chosen.plan, measurer)
+        shown = (measurer.metric, measurer.mode, measurer.in_distribution, measurer.shifted)
+        return Measured(findings, *shown, caveats=tuple(loop.source.caveats))
+
+
+def result_of(study: Study, questions: HeldOutQuestions, chosen: Chosen, measured: Measured) -> StudyResult:
+    """Put together what a study found and where it comes from."""
+    findings = measured.findings
+    return StudyResult(
+        study=study.name,
+        options=study.options,
+        rows=tuple(dict(row) for row in findings.rows),
+        conclusions=tuple(findings.conclusions),
+        models={name: _described(mixture) for name, mixture in findings.models.items()},
+        details=dict(findings.details),
+        monitor=questions.monitor,
+        metric=measured.metric,
+        mode=measured.mode,
+        in_distribution=measured.in_distribution,
+        shifted=measured.shifted,
+        ingredients=tuple(map(_entry, questions.ingredients)),
+        caveats=tuple(dict.fromkeys((*chosen.caveats, *measured.caveats))),
+        versions=versions(),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+def save(study: Study, result: StudyResult, stem: Path) -> Path:
+    """Save table and figure: ``.json``, ``.csv``, ``.png`` and ``.svg``; returns the first."""
+    path = result.save(stem)
+    try:
+        from lightning_soups.figures import save_figure
+    except ImportError as error:
+        rank_zero_warn(f"No figure was drawn: {error}. Install it with: pip install 'lightning-soups[report]'.")
+        return path
+    save_figure(study.draw(result), stem)
+    return path
+
+
+def _described(mixture: Mixture) -> Mapping[str, Any]:
+    def plain(coefficients: Mapping[Ingredient, float]) -> dict[str, float]:
+        return {str(member.path): value for member, value in coefficients.items()}
+
+    layers = {layer: plain(own) for layer, own in mixture.layers.items()}
+    return {"coefficients": plain(mixture.coefficients), **({"layers": layers} if layers else {})}
+
+
+def _entry(ingredient: Ingredient) -> dict[str, Any]:
+    return {
+        "path": str(ingredient.path),
+        "run": ingredient.run,
+        "metrics": dict(ingredient.metrics),
+        "hyperparameters": dict(ingredient.hyperparameters),
+    }
