@@ -139,18 +139,15 @@ class _Learning:
         def of(row: Tensor) -> dict[Any, float]:
             return dict(zip(self.ingredients, row.tolist(), strict=True))
 
-        if list(self.layers) == [""]:
-            return Mixture(of(coefficients[0]))
-        # what belongs to no layer, such as a counter of the whole model, is mixed with the mean
-        return Mixture(
-            of(coefficients.mean(dim=0)), {layer: of(coefficients[row]) for layer, row in self.layers.items()}
-        )
+        # the layer without a name is the whole model, or what it holds itself; buffers that belong to no layer go with
+        # it, or with the mean
+        whole = coefficients[self.layers[""]] if "" in self.layers else coefficients.mean(dim=0)
+        return Mixture(of(whole), {layer: of(coefficients[row]) for layer, row in self.layers.items() if layer})
 
     def update(self, gradient: Gradient) -> None:
-        whole = list(self.layers) == [""]
         by_row = torch.zeros_like(self.raw)
         for parameter, products in gradient.by_parameter.items():
-            by_row[0 if whole else self.layers[parameter.rpartition(".")[0]]] += products
+            by_row[self.layers.get(parameter.rpartition(".")[0], 0)] += products
         self.optimizer.zero_grad()
         self.coefficients(self.raw).backward(by_row)  # type: ignore[no-untyped-call]
         self.optimizer.step()
