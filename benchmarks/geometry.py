@@ -1,6 +1,6 @@
 """Measure inner products of checkpoint files against stacking them in float64: seconds, peak memory, agreement.
 
-    python benchmarks/geometry.py --megabytes 200 --output geometry.json
+    python benchmarks/geometry.py --output geometry.json
 
 Each measurement is a process of its own that starts from files in the page cache, and sides alternate. Memory is the
 resident peak as the kernel counts it, mapped file pages included, above what the process held before; it is given as
@@ -64,7 +64,7 @@ def summary(runs: list[dict[str, Any]], count: int, size: int) -> dict[str, Any]
     }
 
 
-def main(megabytes: int = 200, few: int = 8, many: int = 32, repeats: int = 5, output: str | None = None) -> None:
+def main(megabytes: int = 100, few: int = 8, many: int = 32, repeats: int = 5, output: str | None = None) -> None:
     """Measure a few and many checkpoints, and the few stacked.
 
     Args:
@@ -88,7 +88,7 @@ def main(megabytes: int = 200, few: int = 8, many: int = 32, repeats: int = 5, o
     results = {name: summary(runs[name], count, size) for name, (_, count) in sides.items()}
 
     def ratio(key: str, over: str, under: str) -> float:
-        return results[over][key] / results[under][key]
+        return float(results[over][key] / results[under][key])
 
     report = {
         "bytes_of_one": size,

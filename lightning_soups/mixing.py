@@ -42,7 +42,7 @@ class Mixer:
         first = min(mixture, key=lambda member: member.run == INITIALIZATION)
         shell = {key: value for key, value in self._open(first).items() if key not in _TRAINING_STATE}
         # a copy, because a module's on_load_checkpoint may take things out of it
-        return {**deepcopy(shell), "state_dict": average(*self._arguments(mixture))}
+        return {**deepcopy(shell), "state_dict": average(*self._arguments(mixture), self.release)}
 
     def write(self, mixture: Mixture, out: Mapping[str, Tensor], device: torch.device) -> None:
         """Write a mixture's weights into tensors that exist, with the bits that :meth:`mix` gives.
@@ -55,18 +55,18 @@ class Mixer:
         Raises:
             ValueError: See :meth:`mix`.
         """
-        write_average(out, *self._arguments(mixture), device=device, release=self._release)
+        write_average(out, *self._arguments(mixture), device=device, release=self.release)
 
     def inner_products(
         self, ingredients: Sequence[Ingredient], origin: Ingredient, names: Iterable[str]
     ) -> dict[str, Tensor]:
         """See :func:`~lightning_soups.weights.inner_products`."""
         state_dicts = [self.state_dict(ingredient) for ingredient in ingredients]
-        return inner_products(state_dicts, self.state_dict(origin), names, self._release)
+        return inner_products(state_dicts, self.state_dict(origin), names, self.release)
 
     def dots(self, direction: Mapping[str, Tensor], ingredients: Sequence[Ingredient]) -> dict[str, Tensor]:
         """See :func:`~lightning_soups.weights.dots`."""
-        return dots(direction, [self.state_dict(ingredient) for ingredient in ingredients], self._release)
+        return dots(direction, [self.state_dict(ingredient) for ingredient in ingredients], self.release)
 
     def open_all(self, ingredients: Iterable[Ingredient]) -> None:
         """Open ingredients, so that one that cannot be used is found before any work is done.
@@ -99,7 +99,7 @@ class Mixer:
                 by_name[name] = [own[member] for member in members]
         return state_dicts, general, by_name
 
-    def _release(self, tensor: Tensor) -> None:
+    def release(self, tensor: Tensor) -> None:
         """Give the memory of what was read back, so that it does not grow with the number of ingredients."""
         if self._pages is None or self._pages[0] != len(self._opened):
             self._pages = len(self._opened), MappedPages([ingredient.path for ingredient in self._opened])

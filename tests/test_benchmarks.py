@@ -68,6 +68,19 @@ def test_questions_are_counted_as_everything_grows(load: Callable[[str], ModuleT
     assert all(run["all"]["questions"] >= run["ingredients"] for run in report["by_ingredients"])
 
 
+def test_memory_of_inner_products_is_compared(load: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    load("geometry").main(1, few=2, many=3, repeats=2, output=str(tmp_path / "geometry.json"))
+    report = json.loads((tmp_path / "geometry.json").read_text())
+    assert {name: side["checkpoints"] for name, side in report["sides"].items()} == {
+        "ours few": 2,
+        "ours many": 3,
+        "stacked few": 2,
+    }
+    assert report["max_relative_difference_from_stacked"] < 1e-12
+    assert all(len(side["seconds"]) == 2 for side in report["sides"].values())
+    assert {"peak many / few", "seconds per checkpoint many / few", "seconds stacked / ours"} <= set(report["ratios"])
+
+
 def test_a_part_runs_in_a_process_of_its_own(load: Callable[[str], ModuleType]) -> None:
     assert importlib.import_module("alone").run_alone(os.getpid) != os.getpid()
 

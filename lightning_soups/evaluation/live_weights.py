@@ -34,8 +34,7 @@ class LiveWeights:
         self._staging = staging
         device = trainer.strategy.root_device
         self._sum_device = device if device.type in ("cpu", "cuda") else torch.device("cpu")  # MPS has no float64
-        self._members: frozenset[Ingredient] = frozenset()
-        self._sum = RunningSum(self._sum_device)
+        self._forget_sum()
         self._direct = False
         self._tried = False
 
@@ -51,7 +50,12 @@ class LiveWeights:
         elif mixture.is_uniform:
             self._write_uniform(mixture.members)
         else:
+            self._forget_sum()  # which would take the memory of two models
             self._mixer.write(mixture, self._live(), self._sum_device)
+
+    def _forget_sum(self) -> None:
+        self._members: frozenset[Ingredient] = frozenset()
+        self._sum = RunningSum(self._sum_device, self._mixer.release)
 
     def _write_uniform(self, members: tuple[Ingredient, ...]) -> None:
         *kept, last = members
@@ -67,7 +71,7 @@ class LiveWeights:
     def _keep(self, members: frozenset[Ingredient]) -> None:
         """Make the running sum that of the given members."""
         if not self._members <= members:
-            self._members, self._sum = frozenset(), RunningSum(self._sum_device)
+            self._forget_sum()
         for member in sorted(members - self._members, key=lambda member: member.path):
             self._sum.add(self._mixer.state_dict(member))
         self._members = members

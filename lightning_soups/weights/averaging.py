@@ -19,6 +19,7 @@ def average(
     state_dicts: Sequence[StateDict],
     coefficients: Sequence[float],
     by_name: Mapping[str, Sequence[float]] | None = None,
+    release: Release | None = None,
 ) -> dict[str, Any]:
     r"""Compute :math:`\theta = \sum_i \lambda_i \theta_i`, the weights of a soup.
 
@@ -37,6 +38,7 @@ def average(
         state_dicts: N mappings with the same names and, name by name, the same shapes.
         coefficients: N finite numbers, :math:`\lambda_i`.
         by_name: N finite numbers for each tensor that has coefficients of its own.
+        release: Called with each piece of a tensor that has been read.
 
     Returns:
         A new state dict in the order of the first, on CPU.
@@ -45,7 +47,7 @@ def average(
         ValueError: Nothing to average, lengths that differ, a coefficient that is not finite, or names, shapes or
             kinds of dtype that differ; the message lists them.
     """
-    return _average(state_dicts, coefficients, by_name or {})
+    return _average(state_dicts, coefficients, by_name or {}, release)
 
 
 def write_average(
@@ -64,7 +66,7 @@ def write_average(
         coefficients: See :func:`average`.
         by_name: See :func:`average`.
         device: Where to compute; it must support float64.
-        release: Called with each piece of a member that has been read.
+        release: See :func:`average`.
 
     Raises:
         ValueError: See :func:`average`.

@@ -11,8 +11,8 @@ from lightning_soups.weights.chunks import Release, pieces
 from lightning_soups.weights.pages import MappedPages
 from lightning_soups.weights.reading import read_checkpoint
 
-# 4 MiB of float64 numbers, of all checkpoints together: longer rows gain nothing, shorter ones lose time in Python.
-_BLOCK = 1 << 19
+# 8 MiB of float64 numbers, of all checkpoints together: more gains little, less loses time with pages and in Python.
+_BLOCK = 1 << 20
 
 
 def inner_products(
@@ -55,15 +55,15 @@ def inner_products(
 
     result: dict[str, Tensor] = {}
     seen: set[object] = set()
-    buffer = _buffer(len(everything))
-    for name in [name for name in state_dicts[0] if name in everything[0]]:
+    buffer = torch.empty(max(_BLOCK, 2 * len(everything)), dtype=torch.float64)
+    for name in (name for name in state_dicts[0] if name in everything[0]):
         tensors = [one[name] for one in everything]
         place = tuple(map(_place, tensors))
         if place in seen or not _is_measured(tensors[0]):
             continue
         seen.add(place)
         total = torch.zeros(len(state_dicts), len(state_dicts), dtype=torch.float64)
-        for rows in _rows(tensors, buffer, release):
+        for rows in _rows(tensors, release, buffer):
             moved = rows if origin is None else rows[1:].sub_(rows[0])
             total.addmm_(moved, moved.T)
         result[name] = (total + total.T) / 2  # a matrix product may round the two halves differently
@@ -77,8 +77,7 @@ def gram_of_checkpoints(
 ) -> dict[str, Tensor]:
     r"""Compute the :func:`inner_products` of checkpoint files of any number, in memory that does not grow with it.
 
-    The files are memory-mapped. On Linux what has been read is given back at once; elsewhere it stays until the system
-    needs the memory.
+    The files are memory-mapped, and on Linux what has been read is given back at once.
 
     Args:
         paths: N ``.ckpt`` files with the same names and shapes; nothing in them is run (:func:`read_checkpoint`).
@@ -121,11 +120,11 @@ def dots(
     for index, one in enumerate(state_dicts):
         if problems := differences(direction, {name: one[name] for name in direction if name in one}):
             raise ValueError(f"Checkpoint {index} does not fit the direction:\n" + "\n".join(problems))
-    buffer = _buffer(len(state_dicts) + 1)
+    buffer = torch.empty(max(_BLOCK, 2 * len(state_dicts) + 2), dtype=torch.float64)
     result: dict[str, Tensor] = {}
     for name, along in direction.items():
         result[name] = torch.zeros(len(state_dicts), dtype=torch.float64)
-        for rows in _rows([along, *(one[name] for one in state_dicts)], buffer, release):
+        for rows in _rows([along, *(one[name] for one in state_dicts)], release, buffer):
             result[name].addmv_(rows[1:], rows[0])
     return result
 
@@ -137,16 +136,14 @@ def cosines(gram: Tensor) -> Tensor:
         gram: Inner products of N vectors, shape (N, N).
 
     Returns:
-        A symmetric float64 matrix of shape (N, N) within [-1, 1] and 1 on its diagonal; rows and columns of vectors
-        of norm 0 are NaN.
+        A float64 matrix of shape (N, N) within [-1, 1] and 1 on its diagonal; NaN for vectors of norm 0.
 
     Raises:
         ValueError: The matrix is not square.
     """
     if gram.ndim != 2 or gram.shape[0] != gram.shape[1]:
         raise ValueError(f"Inner products make a square matrix, got the shape {tuple(gram.shape)}.")
-    gram = gram.double()
-    norms = gram.diagonal().sqrt()
+    norms = gram.diagonal().double().sqrt()
     norms = norms.where(norms > 0, torch.nan)
     result = (gram / torch.outer(norms, norms)).clamp(-1, 1)
     result.diagonal().copy_(norms / norms)
@@ -164,10 +161,7 @@ def angles(gram: Tensor) -> Tensor:
         gram: Inner products of N vectors, shape (N, N).
 
     Returns:
-        A symmetric float64 matrix of shape (N, N) within [0, 180]; see :func:`cosines` for what is NaN.
-
-    Raises:
-        ValueError: The matrix is not square.
+        A float64 matrix of shape (N, N) within [0, 180]; see :func:`cosines` for what is NaN and what is refused.
     """
     return cosines(gram).arccos().rad2deg()
 
@@ -179,19 +173,18 @@ class _PagesAtOnce(MappedPages):
         self._limit = 0
 
 
-def _buffer(count: int) -> Tensor:
-    return torch.empty(max(_BLOCK, 2 * count), dtype=torch.float64)
-
-
-def _rows(tensors: Sequence[Tensor], buffer: Tensor, release: Release | None) -> Iterator[Tensor]:
+def _rows(tensors: Sequence[Tensor], release: Release | None, buffer: Tensor) -> Iterator[Tensor]:
     """Tensors of one shape as the rows of float64 matrices, piece by piece; each matrix overwrites the one before."""
     parts = 2 if tensors[0].is_complex() else 1
-    for members in pieces([tensor.detach() for tensor in tensors], max(1, _BLOCK // (parts * len(tensors)))):
-        numbers = members[0].numel()
-        block = buffer[: len(members) * numbers * parts].view(len(members), numbers * parts)
-        for row, member in zip(block, members, strict=True):
-            target = torch.view_as_complex(row.view(numbers, 2)) if parts == 2 else row
-            target.view(member.shape).copy_(member)
+    limit = max(1, _BLOCK // (parts * len(tensors)))
+    # all views of the pieces of a large tensor at once would take more memory than the numbers: cut it in two steps
+    large = pieces([tensor.detach() for tensor in tensors], 64 * limit)
+    for members in (piece for cut in large for piece in pieces(cut, limit)):
+        numbers = parts * members[0].numel()
+        block = buffer[: len(members) * numbers].view(len(members), numbers)
+        rows = torch.view_as_complex(block.view(len(members), numbers // 2, 2)) if parts == 2 else block
+        for row, member in zip(rows, members, strict=True):
+            row.view(member.shape).copy_(member)
             if release is not None:
                 release(member)
         yield block

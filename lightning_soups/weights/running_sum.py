@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lightning_soups.weights.chunks import Job, combine, wide
+from lightning_soups.weights.chunks import Job, Release, combine, wide
 
 
 class RunningSum:
@@ -16,10 +16,12 @@ class RunningSum:
 
     Args:
         device: Where the sums live; it must support float64 (MPS does not).
+        release: Called with each piece of a member that has been read.
     """
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
+    def __init__(self, device: torch.device | str = "cpu", release: Release | None = None) -> None:
         self._device = torch.device(device)
+        self._release = release
         self._sums: dict[str, Tensor] = {}
         self._count = 0
 
@@ -49,7 +51,7 @@ class RunningSum:
             self._check(members)
             sums = self._sums
             jobs = [Job(sums[name], [sums[name], member], sums[name].dtype) for name, member in members.items()]
-            combine(jobs, device=self._device)
+            combine(jobs, device=self._device, release=self._release)
         self._count += 1
 
     def write_mean_with(self, tensors: Mapping[str, object], out: Mapping[str, Tensor]) -> None:
@@ -74,7 +76,7 @@ class RunningSum:
         self._check(members)
         self._check({name: out[name] for name in members})
         jobs = [Job(out[name], [self._sums[name], member], member.dtype) for name, member in members.items()]
-        combine(jobs, divisor=self._count + 1, device=self._device)
+        combine(jobs, divisor=self._count + 1, device=self._device, release=self._release)
 
     def _check(self, tensors: Mapping[str, Tensor]) -> None:
         problems = [f"{name} is not among them" for name in tensors if name not in self._sums]

@@ -37,7 +37,7 @@ def reference(tensors: list[Tensor], origin: Tensor | None = None) -> Tensor:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(
-    block=st.sampled_from([1, 64, 1 << 19]),
+    block=st.sampled_from([1, 64, geometry._BLOCK]),
     shape=st.lists(st.integers(0, 6), max_size=3),
     count=st.integers(1, 5),
     layout=st.sampled_from(["plain", "transposed", "one of them strided"]),
@@ -67,8 +67,8 @@ def test_products_of_any_shape_dtype_layout_and_piece(
 
 
 def test_the_default_pieces_of_a_large_tensor() -> None:
-    tensors = [torch.randn(3, 100_003) for _ in range(7)]
-    direction = torch.randn(3, 100_003)
+    tensors = [torch.randn(3, 200_003) for _ in range(7)]
+    direction = torch.randn(3, 200_003)
     rows = vectors(tensors, tensors[0])
     state_dicts = [{"w": tensor} for tensor in tensors]
     gram = inner_products(state_dicts, state_dicts[0])["w"]
