@@ -35,6 +35,7 @@ class LiveWeights:
         device = trainer.strategy.root_device
         self._sum_device = device if device.type in ("cpu", "cuda") else torch.device("cpu")  # MPS has no float64
         self._forget_sum()
+        self._last: tuple[Ingredient, ...] = ()
         self._direct = False
         self._tried = False
 
@@ -47,11 +48,21 @@ class LiveWeights:
         """
         if not self._direct:
             self._load(mixture)
-        elif mixture.is_uniform:
+        elif mixture.is_uniform and self._worth_keeping(mixture.members):
             self._write_uniform(mixture.members)
         else:
-            self._forget_sum()  # which would take the memory of two models
+            self._forget_sum()
             self._mixer.write(mixture, self._live(), self._sum_device)
+
+    def _worth_keeping(self, members: tuple[Ingredient, ...]) -> bool:
+        """Whether to have the sum of all members but the last, which takes the memory of two models.
+
+        It pays when it grows by one at a time, or when another candidate is mixed with the same ones again.
+        """
+        kept, before = frozenset(members[:-1]), self._last
+        self._last = members
+        again = kept == frozenset(before[:-1]) and members[-1:] != before[-1:]
+        return again or (self._members <= kept and len(kept) <= len(self._members) + 1)
 
     def _forget_sum(self) -> None:
         self._members: frozenset[Ingredient] = frozenset()

@@ -101,16 +101,18 @@ def _tasks(jobs: Iterable[Job], limit: int) -> Iterator[list[Job]]:
 
 
 def pieces(tensors: Sequence[Tensor], limit: int) -> Iterator[Sequence[Tensor]]:
-    """Cut tensors of one shape alike into views of at most ``limit`` numbers, whatever their strides."""
+    """Cut tensors of one shape alike into views of at most ``limit`` numbers, whatever their strides; one at a time."""
     numbers = tensors[0].numel()
     if numbers <= limit:
         yield tensors
-    elif all(tensor.is_contiguous() for tensor in tensors):
-        yield from zip(*(torch.split(tensor.view(-1), limit) for tensor in tensors), strict=True)
-    else:
-        row = numbers // tensors[0].shape[0]
-        for part in zip(*(torch.split(tensor, max(1, limit // row)) for tensor in tensors), strict=True):
-            yield from [part] if row <= limit else pieces([tensor[0] for tensor in part], limit)
+        return
+    if all(tensor.is_contiguous() for tensor in tensors):
+        tensors = [tensor.view(-1) for tensor in tensors]
+    length = tensors[0].shape[0]
+    step = max(1, limit * length // numbers)
+    for start in range(0, length, step):
+        part = [tensor[start : start + step] for tensor in tensors]
+        yield from [part] if part[0].numel() <= limit else pieces([tensor[0] for tensor in part], limit)
 
 
 def _combine_piece(piece: Job, divisor: int, buffer: Tensor, release: Release | None) -> None:

@@ -94,7 +94,7 @@ def gram_of_checkpoints(
     files = [*paths] if origin is None else [*paths, origin]
     state_dicts = [read_checkpoint(path)["state_dict"] for path in files]
     start = None if origin is None else state_dicts.pop()
-    return inner_products(state_dicts, start, names, _PagesAtOnce(files).release)
+    return inner_products(state_dicts, start, names, MappedPages(files).release)
 
 
 def dots(
@@ -166,20 +166,11 @@ def angles(gram: Tensor) -> Tensor:
     return cosines(gram).arccos().rad2deg()
 
 
-class _PagesAtOnce(MappedPages):
-    def __init__(self, paths: Sequence[str | os.PathLike[str]]) -> None:
-        super().__init__(paths)
-        # Linux maps up to 2 MiB around what is read. Files are read in turn, so what stays would grow with their number
-        self._limit = 0
-
-
 def _rows(tensors: Sequence[Tensor], release: Release | None, buffer: Tensor) -> Iterator[Tensor]:
     """Tensors of one shape as the rows of float64 matrices, piece by piece; each matrix overwrites the one before."""
     parts = 2 if tensors[0].is_complex() else 1
     limit = max(1, _BLOCK // (parts * len(tensors)))
-    # all views of the pieces of a large tensor at once would take more memory than the numbers: cut it in two steps
-    large = pieces([tensor.detach() for tensor in tensors], 64 * limit)
-    for members in (piece for cut in large for piece in pieces(cut, limit)):
+    for members in pieces([tensor.detach() for tensor in tensors], limit):
         numbers = parts * members[0].numel()
         block = buffer[: len(members) * numbers].view(len(members), numbers)
         rows = torch.view_as_complex(block.view(len(members), numbers // 2, 2)) if parts == 2 else block

@@ -11,7 +11,8 @@ from pathlib import Path
 from torch import Tensor
 
 _SHARE = 0.25  # of one file's size may be in memory at a time, of all files together
-_LEAST = 1 << 20
+_AROUND = 1 << 21  # Linux maps up to 2 MiB around what is read
+_SMALL = 1 << 26  # files that are smaller than this all together may stay
 
 
 class MappedPages:
@@ -34,9 +35,13 @@ class MappedPages:
         self._madvise = ctypes.CDLL(None).madvise
         self._madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
         self._mappings = _unwritten(smaps.read_text(errors="surrogateescape"), set(map(os.path.realpath, paths)))
-        # giving pages back one by one costs more than reading them: rather all of a file's at once, now and then
-        largest = max(map(os.path.getsize, paths), default=0)
-        self._limit = max(_LEAST, int(_SHARE * largest / max(1, len(paths))))
+        sizes = list(map(os.path.getsize, paths))
+        if sum(sizes) <= _SMALL:
+            self._mappings = []
+        # giving pages back one by one costs more than reading them: rather all of a file's at once, now and then; but
+        # what is mapped around each read must not add up over many files
+        share = int(_SHARE * max(sizes, default=0) / max(1, len(paths)))
+        self._limit = share if share >= 2 * _AROUND else 0
 
     def release(self, tensor: Tensor) -> None:
         """Say that a tensor has been read; every now and then its file's pages are given back.
