@@ -6,17 +6,35 @@ from lightning_soups.ingredients import Ingredient, Ingredients
 from lightning_soups.mixture import Mixture
 from lightning_soups.recipes import GreedySoup, LearnedSoup, ModelStock, PrunedSoup, Recipe, UniformSoup, WiseFT
 from lightning_soups.soup import Soup
-from lightning_soups.studies import Interpolation, Study, StudyResult
+from lightning_soups.studies import (
+    AngleAdvantage,
+    Comparison,
+    Diagnosis,
+    EnsembleVersusSoup,
+    Interpolation,
+    InVersusOut,
+    LossPlane,
+    NumberOfModels,
+    Study,
+    StudyResult,
+)
 from lightning_soups.trainer import SoupTrainer
 
 __all__ = [
+    "AngleAdvantage",
+    "Comparison",
+    "Diagnosis",
+    "EnsembleVersusSoup",
     "GreedySoup",
+    "InVersusOut",
     "Ingredient",
     "Ingredients",
     "Interpolation",
     "LearnedSoup",
+    "LossPlane",
     "Mixture",
     "ModelStock",
+    "NumberOfModels",
     "PrunedSoup",
     "Recipe",
     "Soup",

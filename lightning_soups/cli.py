@@ -1,4 +1,4 @@
-"""The command line: LightningCLI with three more subcommands, ``cook``, ``study`` and ``sweep``."""
+"""The command line: LightningCLI with four more subcommands, ``cook``, ``study``, ``sweep`` and ``report``."""
 
 import inspect
 import os
@@ -13,18 +13,22 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from lightning_soups.callback import SoupCallback
 from lightning_soups.ingredients import Ingredients
+from lightning_soups.report import HELP as REPORT_HELP
+from lightning_soups.report import write_report
 from lightning_soups.soup import Soup
 from lightning_soups.studies import StudyResult
-from lightning_soups.sweep.command import HELP, SweepOptions, run_sweep
+from lightning_soups.sweep.command import HELP as SWEEP_HELP
+from lightning_soups.sweep.command import SweepOptions, run_sweep
 from lightning_soups.sweep.trial import UnrunnableError
 from lightning_soups.tables import ingredients_table, make_console, show_score, study_table, trace_table
 from lightning_soups.trainer import SoupTrainer
 
 _GIVEN = ("model", "dataloaders", "datamodule")  # what the CLI itself gives to a trainer's method
+_BY_HAND = ("sweep", "report")  # what is no method of a trainer
 
 
 class SoupCLI(LightningCLI):
-    """A ``LightningCLI`` that can also ``cook``, ``study`` and ``sweep``; it takes the same arguments.
+    """A ``LightningCLI`` that can also ``cook``, ``study``, ``sweep`` and ``report``; it takes the same arguments.
 
     Replace ``LightningCLI(...)`` by ``SoupCLI(...)`` and keep everything else.
 
@@ -58,12 +62,12 @@ class SoupCLI(LightningCLI):
             super().parse_arguments(parser, args)
 
     def instantiate_classes(self) -> None:
-        """Instantiate trainer, model and data; a sweep does so once per trial instead."""
+        """Instantiate trainer, model and data; a sweep does so once per trial instead, a report needs none."""
         if self.subcommand in ("cook", "study"):
             self.save_config_callback = (
                 None  # it would refuse to run twice in one folder; what they write has its provenance
             )
-        if self.subcommand != "sweep":
+        if self.subcommand not in _BY_HAND:
             super().instantiate_classes()
 
     def fit_once(self, config: Namespace, parameters: dict[str, Any]) -> None:
@@ -89,25 +93,35 @@ class SoupCLI(LightningCLI):
                 callback.more_hyperparameters = parameters
         cli.trainer.fit(cli.model, datamodule=cli.datamodule)
 
+    def _set_seed(self) -> None:
+        """A report draws nothing and has no seed."""
+        if self.subcommand != "report":
+            super()._set_seed()
+
     def _setup_parser_kwargs(self, parser_kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Lightning sorts out arguments for the parsers of ``subcommands()``, which does not have ``sweep``."""
-        others = {key: value for key, value in parser_kwargs.items() if key != "sweep"}
+        """Lightning sorts out arguments for the parsers of ``subcommands()``, which lacks what is added by hand."""
+        others = {key: value for key, value in parser_kwargs.items() if key not in _BY_HAND}
         main, by_subcommand = super()._setup_parser_kwargs(others)
-        return main, {**by_subcommand, "sweep": parser_kwargs.get("sweep", {})}
+        return main, {**by_subcommand, **{name: parser_kwargs.get(name, {}) for name in _BY_HAND}}
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
-        """Lightning's hook takes trainer methods only, and a sweep makes many trainers: it is added by hand."""
+        """Lightning's hook takes trainer methods only; a sweep makes many trainers and a report none."""
         super()._add_subcommands(parser, **kwargs)
-        sweep_parser = self.init_parser(**{"description": HELP, **kwargs["sweep"]})
+        sweep_parser = self.init_parser(**{"description": SWEEP_HELP, **kwargs["sweep"]})
         self._add_arguments(sweep_parser)
         self._subcommand_method_arguments["sweep"] = sweep_parser.add_class_arguments(SweepOptions, as_group=True)
-        self._subcommand_parsers["sweep"] = sweep_parser
+        report_parser = self.parser_class(**{"description": REPORT_HELP, **kwargs["report"]})
+        self._subcommand_method_arguments["report"] = report_parser.add_function_arguments(write_report, as_group=False)
         assert parser._subcommands_action is not None
-        parser._subcommands_action.add_subcommand("sweep", sweep_parser, help=HELP)
+        for name, own, text in (("sweep", sweep_parser, SWEEP_HELP), ("report", report_parser, REPORT_HELP)):
+            self._subcommand_parsers[name] = own
+            parser._subcommands_action.add_subcommand(name, own, help=text)
 
     def _run_subcommand(self, subcommand: str) -> None:
         if subcommand == "sweep":
             self._run_sweep()
+        elif subcommand == "report":
+            self._run_report()
         elif subcommand in ("cook", "study"):
             self._run_with_ingredients(subcommand)
         else:
@@ -125,6 +139,14 @@ class SoupCLI(LightningCLI):
             run_sweep(shared, options, self.fit_once, parser)
         except (ValueError, MisconfigurationException, UnrunnableError) as error:
             self._subcommand_parsers["sweep"].error(str(error))
+
+    def _run_report(self) -> None:
+        options = {name: self.config.report[name] for name in self._subcommand_method_arguments["report"]}
+        try:
+            path = write_report(**options)
+        except (ValueError, OSError) as error:
+            self._subcommand_parsers["report"].error(str(error))
+        print(f"Saved to {path}")
 
     def _run_with_ingredients(self, subcommand: str) -> None:
         assert isinstance(self.trainer, SoupTrainer)

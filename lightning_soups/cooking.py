@@ -9,6 +9,7 @@ from lightning_soups.evaluation.session import HeldOutQuestions, ask
 from lightning_soups.mixing import Mixer
 from lightning_soups.recipes import Recipe
 from lightning_soups.soup import Soup
+from lightning_soups.studies import Study
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Cook:
         return soup
 
 
-def file_name(thing: object) -> str:
+def file_name(thing: Recipe | Study) -> str:
     """``GreedySoup()`` becomes ``greedy``, ``LossPlane()`` becomes ``loss_plane``."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(thing).__name__).lower()
-    return words.removesuffix("_soup") or words
+    return (words.removesuffix("_soup") if isinstance(thing, Recipe) else words) or words

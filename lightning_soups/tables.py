@@ -1,7 +1,7 @@
 """Tables for the terminal."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -13,7 +13,27 @@ from lightning_soups.soup import Soup
 from lightning_soups.studies.result import Cell, StudyResult, columns
 from lightning_soups.trace import Question
 
-_REACH = {"max": "≤", "min": "≥"}
+REACH = {"max": "≤", "min": "≥"}  # before the best that a candidate could still have reached
+_STUDY_ROWS = 40
+_SHORT = 20  # characters: words in a study's table that are not broken into lines
+
+
+class TraceLine(NamedTuple):
+    """A question and its answer in words.
+
+    Args:
+        question: The question itself.
+        asked: What it was about.
+        score: The score; for an answer that came early, what was out of reach.
+        verdict: What came of it.
+        samples: How many were evaluated for the answer.
+    """
+
+    question: Question
+    asked: str
+    score: str
+    verdict: str
+    samples: str
 
 
 def make_console() -> Console:
@@ -38,7 +58,7 @@ def ingredients_table(ingredients: Sequence[Ingredient], title: str, mixture: Mi
     """
     coefficients = mixture.coefficients if mixture is not None and not mixture.is_uniform else None
     monitors = {ingredient.monitor for ingredient in ingredients if ingredient.monitor is not None}
-    varied = _varied_hyperparameters(ingredients)
+    varied = varied_hyperparameters(ingredients)
     table = plain_table(title)
     table.add_column("#", justify="right")
     table.add_column("ingredient", no_wrap=True)
@@ -67,7 +87,7 @@ def trace_table(soup: Soup) -> Table:
     table = plain_table(f"{soup.recipe}: what it asked, in order")
     table.caption = f"{sum(row.samples for row in soup.trace)} samples evaluated in all"
     if any(row.early for row in soup.trace):
-        table.caption += f"\n{_REACH[soup.score.mode]}: left out early, more was out of reach"
+        table.caption += f"\n{REACH[soup.score.mode]}: left out early, more was out of reach"
     table.add_column("asked about", no_wrap=True)
     table.add_column(soup.monitor, justify="right", no_wrap=True)
     table.add_column("")
@@ -80,29 +100,46 @@ def trace_table(soup: Soup) -> Table:
         verdict = "ranked as recorded" if recorded else "ranked"
         samples = str(sum(row.samples for row in singles))
         table.add_row(f"{len(singles)} single ingredients", f"{best} to {worst}", verdict, samples)
-    kept: set[Ingredient] = set()
-    for row in soup.trace[len(singles) :]:
-        verdict = {None: "" if row.label else "start", True: "kept", False: "left out"}[row.accepted]
-        cost = "known" if row.cached else str(row.samples)
-        style = "green" if row.accepted else None
-        score = show_score(row.score.value)
-        if row.early:
-            score = f"{_REACH[row.score.mode]} {score}"
-        table.add_row(_asked(row, kept), score, verdict, cost, style=style)
-        if row.accepted is not False:
-            kept = set(row.mixture)
+    for line in trace_lines(soup.trace)[len(singles) :]:
+        table.add_row(*line[1:], style="green" if line.question.accepted else None)
     return table
 
 
+def trace_lines(trace: Sequence[Question]) -> list[TraceLine]:
+    """Put every question of a trace in words.
+
+    Args:
+        trace: What a recipe asked, in order.
+    """
+    singles = _ranking(trace)
+    lines = []
+    kept: set[Ingredient] = set()
+    for number, row in enumerate(trace):
+        if number < len(singles):
+            asked, verdict = row.mixture.members[0].run, "ranked as recorded" if row.cached else "ranked"
+        else:
+            asked = _asked(row, kept)
+            verdict = {None: "" if row.label else "start", True: "kept", False: "left out"}[row.accepted]
+            if row.accepted is not False:
+                kept = set(row.mixture)
+        score = f"{REACH[row.score.mode]} " if row.early else ""
+        samples = "known" if row.cached else str(row.samples)
+        lines.append(TraceLine(row, asked, score + show_score(row.score.value), verdict, samples))
+    return lines
+
+
 def study_table(result: StudyResult) -> Table:
-    """The table of a study; the first columns, which say what a row is about, are aligned left."""
+    """The first rows of a study's table; columns of words are aligned left."""
     table = plain_table(f"{result.study}: {result.metric}" + (" on test data" if result.datasets else ""))
     names = columns(result.rows)
     for name in names:
         is_number = any(isinstance(row.get(name), (int, float)) for row in result.rows)
-        table.add_column(name, justify="right" if is_number else "left")
-    for row in result.rows:
+        whole = not is_number and all(len(str(row.get(name))) <= _SHORT for row in result.rows)
+        table.add_column(name, justify="right" if is_number else "left", overflow="fold", no_wrap=whole)
+    for row in result.rows[:_STUDY_ROWS]:
         table.add_row(*(_cell(row.get(name)) for name in names))
+    if len(result.rows) > _STUDY_ROWS:
+        table.caption = f"… and {len(result.rows) - _STUDY_ROWS} more rows, which the CSV file has"
     return table
 
 
@@ -129,7 +166,8 @@ def _asked(row: Question, kept: set[Ingredient]) -> str:
     return f"{len(kept)} kept + {new[0]}" if len(new) == 1 else f"mixture of {len(row.mixture)}"
 
 
-def _varied_hyperparameters(ingredients: Sequence[Ingredient]) -> list[str]:
+def varied_hyperparameters(ingredients: Sequence[Ingredient]) -> list[str]:
+    """The names of the hyperparameters in which ingredients differ."""
     ingredients = [ingredient for ingredient in ingredients if ingredient.run != INITIALIZATION]
     names = dict.fromkeys(name for ingredient in ingredients for name in ingredient.hyperparameters)
     return [name for name in names if len({repr(i.hyperparameters.get(name)) for i in ingredients}) > 1]

@@ -5,7 +5,8 @@ from rich.console import Console, RenderableType
 
 from lightning_soups import Ingredient, Ingredients, Mixture, Soup
 from lightning_soups.score import Score
-from lightning_soups.tables import ingredients_table, show_score, show_value, trace_table
+from lightning_soups.studies import StudyResult
+from lightning_soups.tables import ingredients_table, show_score, show_value, study_table, trace_table
 from lightning_soups.trace import Question
 
 
@@ -97,3 +98,16 @@ def test_eight_columns_fit_a_terminal_of_eighty_characters() -> None:
     ]
     (last,) = [line for line in text(ingredients_table(many, "t"), width=80) if "trial-002" in line]
     assert last == ["3", "trial-002", "0.5000", "0.00369", "0.0369", "0.2", "2", "20"]
+
+
+def test_a_studys_table_ends_after_forty_rows() -> None:
+    def shown(count: int) -> list[list[str]]:
+        rows = tuple({"pair": f"run {number} and others", "acc": number / 1000} for number in range(count))
+        return text(
+            study_table(StudyResult("Pairs", {}, rows, (), {}, {}, "m", "acc", "max", (), (), (), (), {}, "now"))
+        )
+
+    assert len(shown(40)) == 43
+    lines = shown(200)
+    assert lines[42] == ["run", "39", "and", "others", "0.0390"]
+    assert " ".join(word for line in lines[43:] for word in line) == "… and 160 more rows, which the CSV file has"

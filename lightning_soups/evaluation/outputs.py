@@ -51,10 +51,9 @@ class OutputTap:
         with self._instead(forward):
             yield outputs
         if not outputs:
-            called = f"the submodule {self._name!r}" if self._name else "`forward`"
             raise MisconfigurationException(
-                f"An ensemble averages the outputs of {called}, but test_step never called it. Name the submodule whose"
-                " outputs (logits, usually) to average as `outputs_of`."
+                f"An ensemble averages the outputs of {self._called}, but test_step never called it. Name the submodule"
+                " whose outputs (logits, usually) to average as `outputs_of`."
             )
 
     @contextmanager
@@ -65,14 +64,33 @@ class OutputTap:
             models: What was recorded of each model, in passes over the same batches.
             weights: One number for each.
             device: Where outputs are expected.
+
+        Raises:
+            MisconfigurationException: Models were called a different number of times, now or when they were recorded,
+                or put out tensors of different shapes.
         """
+        uneven = MisconfigurationException(
+            f"An ensemble averages the outputs of {self._called} call by call, but how often test_step calls it depends"
+            " on what it puts out. Name a submodule that is called equally often by all models as `outputs_of`."
+        )
+        if len({len(outputs) for outputs in models}) > 1:
+            raise uneven
         calls = iter(zip(*models, strict=True))
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            return _weighted(next(calls), weights, device)
+            results = next(calls, None)
+            if results is None:  # not StopIteration, which would end the pass as if the data were over
+                raise uneven
+            return _weighted(results, weights, device)
 
         with self._instead(forward):
             yield
+        if next(calls, None) is not None:
+            raise uneven
+
+    @property
+    def _called(self) -> str:
+        return f"the submodule {self._name!r}" if self._name else "`forward`"
 
     @contextmanager
     def _instead(self, forward: Callable[..., Any]) -> Iterator[None]:
@@ -91,16 +109,25 @@ def _to_cpu(leaf: Any) -> Any:
 
 
 def _weighted(results: Sequence[Any], weights: Sequence[float], device: torch.device) -> Any:
-    """Sum floating-point tensors, at any depth of lists and dicts; take anything else from the first model."""
+    """Sum floating-point and complex tensors, at any depth of lists and dicts; take the rest from the first model."""
     flat = [tree_flatten(result) for result in results]
     leaves, spec = flat[0]
+    if any(other != spec or _shapes(others) != _shapes(leaves) for others, other in flat):
+        raise MisconfigurationException(
+            "The models of an ensemble put out tensors of different shapes, or in different structures, for the same"
+            " batch, which cannot be averaged. Name a submodule whose outputs can be, as `outputs_of`."
+        )
     summed = []
     for index, leaf in enumerate(leaves):
-        if isinstance(leaf, Tensor) and leaf.is_floating_point():
-            pairs = zip(weights, flat, strict=True)
-            total = sum(
-                (weight * other[index].double() for weight, (other, _) in pairs), start=torch.zeros(()).double()
-            )
+        if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()):
+            wide = torch.complex128 if leaf.is_complex() else torch.float64
+            total = torch.zeros(leaf.shape, dtype=wide)
+            for weight, (others, _) in zip(weights, flat, strict=True):
+                total += weight * others[index].to(wide)
             leaf = total.to(leaf.dtype)
         summed.append(leaf.to(device) if isinstance(leaf, Tensor) else leaf)
     return tree_unflatten(summed, spec)
+
+
+def _shapes(leaves: Sequence[Any]) -> list[Any]:
+    return [leaf.shape if isinstance(leaf, Tensor) else None for leaf in leaves]

@@ -213,9 +213,8 @@ class ReplayEvaluator(Evaluator):
             return None
         ranked = sorted(ingredients, key=recorded.__getitem__, reverse=True)
         self._expect(ranked)
-        best = Mixture.uniform(ranked[:1])
-        self.score(best)
-        if not _agree(ranked[0].metrics, self._answers[best][1]):
+        if not _agree(ranked[0].metrics, self.metrics(Mixture.uniform(ranked[:1]))):
+            self._recorded.clear()
             rank_zero_info(
                 f"Evaluating {ranked[0].name!r} again gave other values than were recorded with it, so all ingredients"
                 " are evaluated: the held-out data, the precision or the module may have changed."

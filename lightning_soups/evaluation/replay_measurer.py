@@ -1,32 +1,28 @@
 """The measurer that replays Lightning's test loop."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from torch import Tensor, distributed
-from torchmetrics import Metric
+from lightning_utilities.core.rank_zero import rank_zero_info
+from torch import Tensor
 
-from lightning_soups.evaluation.kept_loop import KeptLoop
+from lightning_soups.evaluation.kept_loop import AfterBatch, KeptLoop
 from lightning_soups.evaluation.live_weights import LiveWeights
-from lightning_soups.evaluation.log_spy import LogSpy
 from lightning_soups.evaluation.measurer import Measurer
 from lightning_soups.evaluation.module_state import UnsavedState
+from lightning_soups.evaluation.monitored import on_all_processes
 from lightning_soups.evaluation.outputs import Outputs, OutputTap
 from lightning_soups.evaluation.progress import RecipeProgress
-from lightning_soups.evaluation.regroup import Batches, nothing, regroup
+from lightning_soups.evaluation.regroup import Batches
 from lightning_soups.evaluation.reported import Reported
+from lightning_soups.evaluation.sample_values import OneByOne, SeenInPassing, in_fixed_order
 from lightning_soups.evaluation.staging import Staging
 from lightning_soups.logged import Logged
 from lightning_soups.mixing import Mixer
 from lightning_soups.mixture import Mixture
 from lightning_soups.score import Mode
-
-_SAME = 1e-4  # relative; a mean over samples against the mean over batches, in float32
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,7 @@ class ReplayMeasurer(Measurer):
         self._unsaved = UnsavedState(loop.trainer.lightning_module)
         self._what = what
         self._tap: OutputTap | None = None
-        self._outputs: dict[tuple[Mixture, bool], Outputs] = {}
+        self._outputs: dict[Mixture, Outputs] = {}
         loop.before_reading = staging.wait
         logged = self._pass(first)
         self._reported = Reported(logged, loop.dataloaders, what.metric, monitor, what.names)
@@ -110,84 +106,83 @@ class ReplayMeasurer(Measurer):
 
     def ensemble(self, members: Mapping[Mixture, float], label: str = "") -> dict[str, float]:
         """See :meth:`Measurer.ensemble`; each member is evaluated once, whatever the number of ensembles."""
-        logged = self._pass(next(iter(members)), within=self._playing(members, single=False))
+        with self._playing(members):
+            logged = self._pass(next(iter(members)))
         self._progress.measured(label or f"ensemble of {len(members)}")
         return self._reported.values(logged)
 
     def per_sample(self, model: Mixture | Mapping[Mixture, float]) -> dict[str, Tensor | None]:
-        """See :meth:`Measurer.per_sample`: a pass in batches of one sample."""
+        """See :meth:`Measurer.per_sample`: a full pass, and one in batches of one sample where that does not tell."""
+        if self._loop.loaders is None or not in_fixed_order(self._loop):
+            return dict.fromkeys(self.datasets)
+        written = model if isinstance(model, Mixture) else next(iter(model))
+        seen = SeenInPassing(self._loop, self._names)
+        with nullcontext() if isinstance(model, Mixture) else self._playing(model), seen():
+            whole = self._reported.values(self._pass(written, seen.after_batch))
         if isinstance(model, Mixture):
-            mixture, whole = model, self.measure(model)
-            within: AbstractContextManager[Any] = nullcontext()
-        else:
-            mixture, whole = next(iter(model)), self.ensemble(model)
-            within = self._playing(model, single=True)
-        spy, module = LogSpy(self._loop.trainer.lightning_module), self._loop.trainer.lightning_module
-        values: list[list[float]] = [[] for _ in self.datasets]
-
-        def note(dataloader: int, batch: int, rows: int) -> bool:
-            values[dataloader].append(_own_value(spy.values.pop(self._names[dataloader], math.nan)))
-            self._unsaved.restore(module)  # metrics start afresh for every sample
-            return False
-
-        with spy():
-            self._pass(mixture, within=within, after_batch=note, part=self._one_by_one())
-        found: dict[str, Tensor | None] = {}
-        for name, own in zip(self.datasets, values, strict=True):
-            gathered = torch.tensor(_from_all_processes(own), dtype=torch.float64)
-            same = len(gathered) and math.isclose(float(gathered.mean()), whole[name], rel_tol=_SAME, abs_tol=_SAME)
-            found[name] = gathered if same else None
+            self._known[model] = whole
+        self._progress.measured("each sample")
+        found = {name: seen.values(index, whole[name]) for index, name in enumerate(self.datasets)}
+        if any(values is None for values in found.values()):
+            single = OneByOne(
+                self._loop, self._names, lambda: self._unsaved.restore(self._loop.trainer.lightning_module)
+            )
+            if on_all_processes(self._loop, self._measure_one_by_one(model, single, seen.batches)):
+                for index, name in enumerate(self.datasets):
+                    again = single.values(index, whole[name])
+                    found[name] = again if found[name] is None else found[name]
         return found
 
-    def _playing(self, members: Mapping[Mixture, float], single: bool) -> AbstractContextManager[Any]:
+    def _measure_one_by_one(
+        self, model: Mixture | Mapping[Mixture, float], single: OneByOne, batches: Sequence[tuple[int, int]]
+    ) -> bool:
+        """Whether the module takes batches of one sample."""
+        written = model if isinstance(model, Mixture) else next(iter(model))
+        try:
+            with nullcontext() if isinstance(model, Mixture) else self._playing(model, single, batches), single():
+                self._pass(written, single.after_batch, single.parts())
+        except Exception as error:  # whatever a step raises on batches of other sizes, it need not take them
+            rank_zero_info(f"What single samples add to {self.metric!r} cannot be measured, because of: {error!r}")
+            return False
+        return True
+
+    def _playing(
+        self,
+        members: Mapping[Mixture, float],
+        single: OneByOne | None = None,
+        batches: Sequence[tuple[int, int]] = (),
+    ) -> AbstractContextManager[None]:
+        """Put out what the members do on average: for whole batches, or for single samples of those batches."""
         if self._tap is None:
+            if not in_fixed_order(self._loop):
+                raise MisconfigurationException(
+                    "An ensemble averages what its members put out for the same samples, but a test dataloader gives"
+                    " other batches each time it is read: it shuffles, or changes samples at random. Use shuffle=False"
+                    " and no random augmentation for test data, or let the batches be kept (cache_batches)."
+                )
             self._tap = OutputTap(self._loop.trainer.lightning_module, self._what.outputs_of)
         for member in members:
-            if (member, single) not in self._outputs:
-                part = self._one_by_one() if single else None
+            if member not in self._outputs:
                 with self._tap.record() as outputs:
-                    logged = self._pass(member, part=part)
-                self._outputs[member, single] = outputs
-                if not single:
-                    self._known[member] = self._reported.values(logged)
-        recorded = [self._outputs[member, single] for member in members]
+                    self._known[member] = self._reported.values(self._pass(member))
+                self._outputs[member] = outputs
+        recorded = [self._outputs[member] for member in members]
+        if single is not None:
+            recorded = [self._single(member, single, batches) for member in members]
         return self._tap.play(recorded, list(members.values()), self._loop.trainer.strategy.root_device)
 
+    def _single(self, member: Mixture, single: OneByOne, batches: Sequence[tuple[int, int]]) -> Outputs:
+        split = single.split(self._outputs[member], batches)
+        if split is not None:
+            return split
+        assert self._tap is not None
+        with self._tap.record() as outputs:
+            self._pass(member, part=single.parts())
+        return outputs
+
     def _pass(
-        self,
-        mixture: Mixture,
-        within: AbstractContextManager[Any] | None = None,
-        after_batch: Callable[[int, int, int], bool] | None = None,
-        part: Sequence[Batches] | None = None,
+        self, mixture: Mixture, after_batch: AfterBatch | None = None, part: Sequence[Batches] | None = None
     ) -> dict[str, Logged]:
         self._unsaved.restore(self._loop.trainer.lightning_module)
         self._weights.write(mixture)
-        with within or nullcontext():
-            return self._loop.one_pass(part, after_batch)
-
-    def _one_by_one(self) -> list[Batches]:
-        parts = []
-        for loader, rows in zip(self._loop.loaders or [], self._loop.rows, strict=False):
-            source = regroup(loader, rows)
-            parts.append(nothing() if source is None else source([[row] for row in range(rows)]))
-        return parts
-
-
-def _own_value(logged: Any) -> float:
-    """The value of one sample: of a number as it was logged, of a metric what this process has seen since its reset."""
-    if not isinstance(logged, Metric):
-        return float(logged)
-    gathers, logged.sync_on_compute = logged.sync_on_compute, False
-    try:
-        value = logged.compute()
-    finally:
-        logged.sync_on_compute = gathers
-    return float(value) if isinstance(value, Tensor) and value.numel() == 1 else math.nan
-
-
-def _from_all_processes(own: list[float]) -> list[float]:
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return own
-    everyone: list[list[float]] = [[] for _ in range(distributed.get_world_size())]
-    distributed.all_gather_object(everyone, own)
-    return [value for values in everyone for value in values]
+        return self._loop.one_pass(part, after_batch)

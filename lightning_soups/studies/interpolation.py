@@ -33,8 +33,8 @@ class Interpolation(Study):
     above both ends, it beats both models. A deep valley says that the two lie in different basins. With ``start`` the
     initialization it is the path of WiSE-FT (arXiv:2109.01903).
 
-    Source: Wortsman et al., Model soups, ICML 2022, section 2 and figure 3, arXiv:2203.05482; linear paths between
-    networks: Frankle et al., ICML 2020, arXiv:1912.05671.
+    Source: Wortsman et al., Model soups, ICML 2022, arXiv:2203.05482; linear paths between networks: Frankle et al.,
+    ICML 2020, arXiv:1912.05671.
 
     Args:
         start: The model at α = 0: ``initialization``, a rank by held-out score such as ``#1``, or the name of a run.
@@ -59,6 +59,10 @@ class Interpolation(Study):
     def choose(self, ingredients: Ingredients, evaluator: Evaluator) -> _Plan:
         """Find the ends and score the path on the held-out data."""
         start, end = (find_model(name, ingredients, evaluator) for name in (self._start, self._end))
+        if start == end:
+            raise ValueError(
+                f"A path needs two models, but {self._start!r} and {self._end!r} are the same: name another."
+            )
         held_out = {
             alpha: float(evaluator.score(start.interpolate(end, alpha), label=f"α = {alpha:g}"))
             for alpha in self._alphas

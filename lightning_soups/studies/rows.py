@@ -1,5 +1,6 @@
 """What the tables of all studies have in common."""
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
@@ -26,15 +27,19 @@ def on_datasets(values: Mapping[str, float], measurer: Measurer) -> dict[str, Ce
     return row
 
 
-def groups(result: StudyResult) -> list[tuple[str, str]]:
-    """The panels of a figure: the column of each group of datasets, and what to call it."""
-    found = [
-        (ID, "in distribution" if len(result.in_distribution) > 1 else f"{result.in_distribution[0]} (in distribution)")
-    ]
-    if result.shifted:
-        count = len(result.shifted)
-        found.append((OOD, f"mean of {count} shifted datasets" if count > 1 else f"{result.shifted[0]} (shifted)"))
-    return found
+def groups(found: StudyResult | Measurer) -> list[tuple[str, str]]:
+    """The panels of a figure: the column of each group of datasets, and what to call it.
+
+    Args:
+        found: Knows which datasets are in distribution.
+    """
+    count = len(found.in_distribution)
+    name = f"mean of {count} datasets in distribution" if count > 1 else f"{found.in_distribution[0]} (in distribution)"
+    panels = [(ID, name)]
+    if found.shifted:
+        count = len(found.shifted)
+        panels.append((OOD, f"mean of {count} shifted datasets" if count > 1 else f"{found.shifted[0]} (shifted)"))
+    return panels
 
 
 def number(row: Mapping[str, Cell], column: str) -> float:
@@ -44,5 +49,6 @@ def number(row: Mapping[str, Cell], column: str) -> float:
 
 
 def best_row(rows: Sequence[Mapping[str, Cell]], column: str, mode: Mode) -> Mapping[str, Cell]:
-    """The row with the best value in a column; the first of equal ones."""
-    return (max if mode == "max" else min)(rows, key=lambda row: number(row, column))
+    """The row with the best value in a column; the first of equal ones, and one without a value only if all are."""
+    known = [row for row in rows if not math.isnan(number(row, column))]
+    return (max if mode == "max" else min)(known or rows, key=lambda row: number(row, column))
