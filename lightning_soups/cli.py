@@ -155,10 +155,13 @@ class SoupCLI(LightningCLI):
             arguments["ingredients"] = Ingredients.load(arguments["ingredients"], arguments.pop("initialization"))
         except (ValueError, FileNotFoundError) as error:
             self._subcommand_parsers[subcommand].error(str(error))
-        if subcommand == "cook":
-            _show_soup(self.trainer.cook(**arguments))
-        else:
-            _show_study(self.trainer.study(**arguments))
+        try:
+            if subcommand == "cook":
+                _show_soup(self.trainer.cook(**arguments))
+            else:
+                _show_study(self.trainer.study(**arguments))
+        except MisconfigurationException as error:
+            self._subcommand_parsers[subcommand].error(str(error))
 
 
 @rank_zero_only

@@ -6,6 +6,8 @@ Layout of a soup directory::
     runs/<run>/epoch=012-step=000340.json     its record
     initializations/<fingerprint>.ckpt        the weights that runs started from
     soups/<recipe>.ckpt                       what was cooked
+    studies/<study>.json, .csv, .png, .svg    what studies found
+    report.html                               the page about it all
 """
 
 import json

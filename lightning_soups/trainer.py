@@ -20,7 +20,7 @@ from lightning_soups.evaluation.session import HeldOutQuestions, recorded_monito
 from lightning_soups.files import local_path
 from lightning_soups.ingredients import Ingredients
 from lightning_soups.recipes import GreedySoup, Recipe
-from lightning_soups.score import validate_mode
+from lightning_soups.score import Mode, validate_mode
 from lightning_soups.soup import Soup
 from lightning_soups.studies import Study, StudyResult
 from lightning_soups.studying import Choose, Measure, Measured, result_of, save
@@ -103,6 +103,7 @@ class SoupTrainer(Trainer):
         monitor: str | None = None,
         mode: Literal["min", "max"] | None = None,
         metric: str | None = None,
+        metric_mode: Literal["min", "max"] | None = None,
         names: list[str] | None = None,
         in_distribution: list[str] | None = None,
         outputs_of: str = "",
@@ -131,6 +132,8 @@ class SoupTrainer(Trainer):
                 the logged ``torchmetrics.Metric`` declares.
             metric: The logged test metric to report. By default the counterpart of the monitor: ``test_acc`` for
                 ``val_acc``. It may be logged as ``test_acc/<dataset>``, which names the datasets.
+            metric_mode: Whether more (``max``) or less (``min``) of ``metric`` is better. By default what the logged
+                ``torchmetrics.Metric`` declares, or as for the monitor when it is its counterpart.
             names: Names of the test dataloaders, in their order.
             in_distribution: Which of the test datasets are like the training data; the others count as shifted. By
                 default the first one.
@@ -155,7 +158,7 @@ class SoupTrainer(Trainer):
         found = Ingredients.load(ingredients, initialization)
         questions = _questions(found, monitor, mode, early_rejection)
         stem = found.directory / "studies" / file_name(study) if output is None else local_path(output, "output")
-        what = WhatToReport(metric, _tuple(names), _tuple(in_distribution), outputs_of)
+        what = WhatToReport(metric, _mode(metric_mode), _tuple(names), _tuple(in_distribution), outputs_of)
         with unchanged(module):
             choose = Choose(study, questions, stem)
             chosen = self._inside("validate", choose, cache_batches, module, dataloaders, datamodule)
@@ -210,9 +213,13 @@ def _questions(found: Ingredients, monitor: str | None, mode: str | None, early_
     return HeldOutQuestions(
         ingredients=found,
         monitor=monitor if monitor is not None else recorded_monitor(found),
-        mode=validate_mode(mode) if mode is not None else None,
+        mode=_mode(mode),
         early_rejection=early_rejection,
     )
+
+
+def _mode(mode: str | None) -> Mode | None:
+    return None if mode is None else validate_mode(mode)
 
 
 def _tuple(names: list[str] | None) -> tuple[str, ...] | None:

@@ -31,12 +31,14 @@ class WhatToReport:
 
     Args:
         metric: The logged test metric to report; None for the counterpart of the monitor.
+        metric_mode: Its direction; None for what it declares, or that of the monitor if it is its counterpart.
         names: Names of the test dataloaders; None for those in the logged names, or numbers.
         in_distribution: Which of them are like the training data; None for the first one.
         outputs_of: The submodule whose outputs ensembles average; empty for the module's own ``forward``.
     """
 
     metric: str | None = None
+    metric_mode: Mode | None = None
     names: tuple[str, ...] | None = None
     in_distribution: tuple[str, ...] | None = None
     outputs_of: str = ""
@@ -83,11 +85,11 @@ class ReplayMeasurer(Measurer):
         self._names = self._reported.logged_names(logged)
         self._known = {first: self._reported.values(logged)}
         self.metric, self.datasets = self._reported.metric, self._reported.datasets
-        known_mode = self._reported.mode or mode
+        known_mode = what.metric_mode or self._reported.mode or (mode if self._reported.like_monitor else None)
         if known_mode is None:
             raise MisconfigurationException(
                 f"Whether a larger {self.metric!r} is better is not known: it was logged as a plain number. Pass"
-                " mode='max' or mode='min', or log a torchmetrics.Metric."
+                " `metric_mode`, 'max' or 'min', or log a torchmetrics.Metric."
             )
         self.mode = known_mode
         self.in_distribution = what.in_distribution or self.datasets[:1]

@@ -24,6 +24,7 @@ class Reported:
     Attributes:
         metric: The reported metric's name.
         mode: The direction that it declares; None for a plain number.
+        like_monitor: Whether it is the counterpart of ``monitor``, so that its direction is, too.
         datasets: Names of the datasets, in the order of the dataloaders.
 
     Raises:
@@ -39,7 +40,8 @@ class Reported:
         monitor: str,
         names: Sequence[str] | None,
     ) -> None:
-        wanted = [metric] if metric is not None else [monitor, *(monitor.replace(v, "test") for v in ("valid", "val"))]
+        counterparts = [monitor, *(monitor.replace(word, "test") for word in ("valid", "val"))]
+        wanted = [metric] if metric is not None else counterparts
         of_loader = [_of_loader(logged, index, dataloaders) for index in range(dataloaders)]
         self.metric = next((name for name in wanted if all(_matching(of, name) for of in of_loader)), "")
         if not self.metric:
@@ -48,6 +50,7 @@ class Reported:
                 f" {dataloaders} test dataloaders. Logged once per epoch were: {sorted(logged)}. Choose what to"
                 " report with `metric`; of names such as 'test_acc/shifted' give the part before the slash."
             )
+        self.like_monitor = self.metric in counterparts
         self._keys = []
         for index, of in enumerate(of_loader):
             keys = _matching(of, self.metric)

@@ -118,10 +118,13 @@ class Comparison(Study):
                 axis.set_yticks(range(len(models)), reversed(models) if place % columns == 0 else [""] * len(models))
                 axis.set_title(f"{dataset}\nbest single {number(rows[dataset, BEST], 'value'):.4f}", fontsize=10)
                 axis.xaxis.set_major_locator(MaxNLocator(4))
+                axis.set_ylim(-0.6, len(models) - 0.4)
             for axis in axes[len(datasets) :]:
                 axis.remove()
             better = "more" if result.mode == "max" else "less"
-            figure.supxlabel(f"{result.metric} minus that of the best single model ({better} is better), 95 % interval")
+            figure.supxlabel(
+                f"{result.metric} minus that of the best single model ({better} is better); lines: 95 % intervals"
+            )
         return figure
 
     def _resample(self, samples: dict[str, Tensor | None], index: int) -> dict[str, Tensor]:

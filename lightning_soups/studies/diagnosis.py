@@ -67,7 +67,13 @@ class Diagnosis(Study):
         self._far = far
 
     def choose(self, ingredients: Ingredients, evaluator: Evaluator) -> Findings:
-        """Look at each ingredient."""
+        """Look at each ingredient.
+
+        Raises:
+            ValueError: There are less than two.
+        """
+        if len(ingredients) < 2:
+            raise ValueError(f"A diagnosis compares ingredients: it needs at least two, got {len(ingredients)}.")
         ranked = evaluator.rank(ingredients)
         best, names = ranked[0], run_names(ingredients)
         try:
@@ -124,7 +130,7 @@ class Diagnosis(Study):
         names = [_short(str(row["ingredient"])) for row in result.rows]
         places = range(len(names))
         size = min(9.0, max(4.0, 220 / len(names)))
-        with panels(columns=2, width=6.0, height=min(9.0, 2.4 + 0.2 * len(names))) as (figure, (heat, bars)):
+        with panels(columns=2, width=6.0, height=min(9.0, 3.0 + 0.2 * len(names))) as (figure, (heat, bars)):
             numbers = [[math.nan if cell is None else cell for cell in row] for row in result.details["between"]]
             for place in places:  # an ingredient and itself: nothing to see, and far from all other numbers
                 numbers[place][place] = math.nan
@@ -179,8 +185,8 @@ class Diagnosis(Study):
 
 
 def _short(name: str) -> str:
-    """The end of a name, which is what tells paths apart."""
-    return name if len(name) <= _LONGEST else f"…{name[-_LONGEST:]}"
+    """Both ends of a name, as long as there is room for."""
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST // 2]}…{name[-_LONGEST // 2 :]}"
 
 
 def _about_directions(looks: Sequence[Look], seen: Tensor) -> list[str]:
@@ -188,7 +194,7 @@ def _about_directions(looks: Sequence[Look], seen: Tensor) -> list[str]:
     pairs = seen[tuple(torch.triu_indices(len(looks), len(looks), offset=1))]
     pairs = pairs[pairs.isfinite()]
     if not len(pairs):
-        return []
+        return []  # no two have gone anywhere
     return [
         f"They went {lengths[0]:.3g} to {lengths[-1]:.3g} far from there (median {lengths[len(lengths) // 2]:.3g}), in"
         f" directions that are {float(pairs.min()):.0f}° to {float(pairs.max()):.0f}° apart (median"

@@ -118,7 +118,8 @@ class NumberOfModels(Study):
                         axis.plot(*points, color=color, alpha=0.25, linewidth=0.8)
                     means = _means(rows, column)
                     axis.plot(list(means), list(means.values()), color=color, marker=marker, markersize=4, label=name)
-                axis.set(title=title, xlabel="number of models")
+                most = max(number(row, "k") for row in result.rows)
+                axis.set(title=title, xlabel="number of models", xlim=(0.5, most + 0.5))
                 axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes[0].set_ylabel(result.metric)
             many = f"mean of {len(orders)} random orders" if len(orders) > 1 else "one random order"

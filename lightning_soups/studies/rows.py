@@ -11,6 +11,8 @@ from lightning_soups.studies.result import Cell, StudyResult
 HELD_OUT = "held-out"
 ID = "mean in-distribution"
 OOD = "mean shifted"
+# what columns of studies are called, which a dataset would overwrite
+_TAKEN = {HELD_OUT, ID, OOD, "model", "kind", "members", "order", "k", "alpha", "first", "second", "group", "point"}
 
 
 def on_datasets(values: Mapping[str, float], measurer: Measurer) -> dict[str, Cell]:
@@ -19,7 +21,12 @@ def on_datasets(values: Mapping[str, float], measurer: Measurer) -> dict[str, Ce
     Args:
         values: The metric on each dataset.
         measurer: Knows which datasets are in distribution.
+
+    Raises:
+        ValueError: A dataset is named like another column.
     """
+    if taken := sorted(_TAKEN.intersection(measurer.datasets)):
+        raise ValueError(f"Test datasets cannot be called {taken}, as columns of the table are: give other `names`.")
     row: dict[str, Cell] = {name: values[name] for name in (*measurer.in_distribution, *measurer.shifted)}
     row[ID] = fmean(values[name] for name in measurer.in_distribution)
     if measurer.shifted:

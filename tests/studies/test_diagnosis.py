@@ -167,12 +167,6 @@ def test_batch_normalization_is_pointed_out(recorded: Path, tmp_path: Path) -> N
     assert plain.conclusions[0].startswith("All ingredients started from the same weights: 4 from ")
 
 
-def test_one_ingredient(recorded: Path, tmp_path: Path) -> None:
-    found = study(Diagnosis(), Ingredients.load(recorded)[:1], tmp_path)
-    assert [row["verdict"] for row in found.rows] == ["keep"]
-    assert found.path.with_suffix(".png").exists()
-
-
 def look(name: str, score: float = 0.9, start: str | None = "a", distance: float = 1.0, barrier: float = 0.0) -> Look:
     return Look(name, score, start, distance, barrier, 0.5)
 
@@ -207,7 +201,9 @@ def test_nothing_to_say_and_nothing_left() -> None:
     assert about_starts([look("a"), look("b", start=None)]).endswith("partly known: 1 from a, 1 not recorded.")
 
 
-def test_what_cannot_work_is_refused() -> None:
+def test_what_cannot_work_is_refused(recorded: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least two, got 1"):
+        study(Diagnosis(), Ingredients.load(recorded)[:1], tmp_path)
     with pytest.raises(ValueError, match="`points` must be at least 1, got 0"):
         Diagnosis(points=0)
     with pytest.raises(ValueError, match=r"`barrier` must be 0 or a positive number such as 0\.02, got -1"):
