@@ -171,7 +171,7 @@ def _show_study(result: StudyResult) -> None:
     for sentence in (*result.conclusions, *result.caveats):
         console.print(f"• {sentence}")
     assert result.path is not None
-    written = sorted(path.suffix for path in result.path.parent.glob(f"{result.path.stem}.*"))
+    written = [suffix for suffix in (".json", ".csv", ".png", ".svg") if result.path.with_suffix(suffix).exists()]
     console.print(f"\nSaved to {result.path.with_suffix('')} ({', '.join(written)})", soft_wrap=True)
 
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, final
 
 import torch
-from torch import Tensor
 
 from lightning_soups.evaluation.evaluator import Evaluator
 from lightning_soups.evaluation.measurer import Measurer
@@ -16,13 +15,21 @@ from lightning_soups.studies.cooked import run_names
 from lightning_soups.studies.result import StudyResult
 from lightning_soups.studies.rows import HELD_OUT, number
 from lightning_soups.studies.study import Findings, Study
-from lightning_soups.studies.suspects import Look, about_starts, about_suspects, find_suspects
+from lightning_soups.studies.suspects import (
+    Look,
+    about_directions,
+    about_starts,
+    about_statistics,
+    about_suspects,
+    find_suspects,
+)
 from lightning_soups.weights import angles, read_checkpoint
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _KEEP = "keep"
+_DIGITS = 7  # metrics are float32
 _LONGEST = 24  # characters that a figure has room for
 _ANGLES, _DISTANCES = "angle seen from the start, degrees", "distance"
 
@@ -88,7 +95,7 @@ class Diagnosis(Study):
             score = float(evaluator.score(Mixture.uniform([one]), label=names[one]))
             way = (0.0, 0.0) if one == best else self._barrier_between(best, one, evaluator, names[one])
             looks.append(Look(names[one], score, one.initialization, length, *way))
-        limit = self._barrier * abs(looks[0].score)
+        limit = round(self._barrier * abs(looks[0].score), _DIGITS)
         suspects = find_suspects(looks, limit, self._far)
         seen = between if missing else angles(gram)
         rows = [
@@ -109,10 +116,10 @@ class Diagnosis(Study):
         conclusions = [
             about_starts(looks),
             *missing,
-            *([] if missing else _about_directions(looks, seen)),
+            *([] if missing else about_directions(looks, seen)),
             *about_suspects(looks, suspects),
             _about_soups(ranked, kept, evaluator),
-            *_about_statistics(best),
+            *about_statistics(read_checkpoint(best.path)["state_dict"]),
         ]
         details = {"between": seen.tolist(), "kind": _DISTANCES if missing else _ANGLES, "limit": limit}
         return Findings(rows, conclusions, {"kept": Mixture.uniform(kept)}, details)
@@ -180,26 +187,13 @@ class Diagnosis(Study):
             fall = fall if score.mode == "max" else -fall
             if math.isnan(fall):
                 return math.nan, alpha
-            highest = max(highest, (round(fall, 7), alpha))  # metrics are float32
+            highest = max(highest, (round(fall, _DIGITS), alpha))
         return highest
 
 
 def _short(name: str) -> str:
     """Both ends of a name, as long as there is room for."""
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST // 2]}…{name[-_LONGEST // 2 :]}"
-
-
-def _about_directions(looks: Sequence[Look], seen: Tensor) -> list[str]:
-    lengths = sorted(look.distance for look in looks if math.isfinite(look.distance))
-    pairs = seen[tuple(torch.triu_indices(len(looks), len(looks), offset=1))]
-    pairs = pairs[pairs.isfinite()]
-    if not len(pairs):
-        return []  # no two have gone anywhere
-    return [
-        f"They went {lengths[0]:.3g} to {lengths[-1]:.3g} far from there (median {lengths[len(lengths) // 2]:.3g}), in"
-        f" directions that are {float(pairs.min()):.0f}° to {float(pairs.max()):.0f}° apart (median"
-        f" {float(pairs.median()):.0f}°)."
-    ]
 
 
 def _about_soups(ranked: Sequence[Ingredient], kept: Sequence[Ingredient], evaluator: Evaluator) -> str:
@@ -209,14 +203,3 @@ def _about_soups(ranked: Sequence[Ingredient], kept: Sequence[Ingredient], evalu
         score = float(evaluator.score(Mixture.uniform(kept), label="uniform, of those to keep"))
         told += f", that of the {len(kept)} to keep {score:.4f}"
     return f"{told}."
-
-
-def _about_statistics(ingredient: Ingredient) -> list[str]:
-    names = [name for name in read_checkpoint(ingredient.path)["state_dict"] if name.endswith("running_mean")]
-    if not names:
-        return []
-    return [
-        f"The checkpoints hold running statistics of batch normalization ({len(names)} layers, the first is"
-        f" {names[0]!r}). Those of a mixture are averages and often do not fit averaged weights, so a barrier may come"
-        " from them alone: estimate them anew on training data before giving up on a soup."
-    ]

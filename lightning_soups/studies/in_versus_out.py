@@ -95,7 +95,7 @@ class InVersusOut(Study):
         from lightning_soups.figures import COLORS, MODEL_STYLE, panels
 
         spare = iter(zip([*COLORS[1:], *COLORS], "^<>h8dvPX" * 2, strict=False))
-        with panels(width=6.4, height=4.6) as (figure, (axis,)):
+        with panels(width=7.2, height=4.6) as (figure, (axis,)):
             for kind in (_INGREDIENT, _MODEL, _ENSEMBLE):
                 for row in (row for row in result.rows if row["kind"] == kind):
                     name = str(row["model"])

@@ -2,9 +2,12 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 START, DIVERGED, FAR, BARRIER, WEAK = "other start", "diverged", "far", "barrier", "weak"
 _MEANING = {
@@ -89,6 +92,25 @@ def about_starts(looks: Sequence[Look]) -> str:
     )
 
 
+def about_directions(looks: Sequence[Look], angles: Tensor) -> list[str]:
+    """A sentence on where ingredients went from where they started; none if no two went anywhere.
+
+    Args:
+        looks: N ingredients.
+        angles: Between every two of them, in degrees, shape (N, N).
+    """
+    lengths = [look.distance for look in looks if math.isfinite(look.distance)]
+    between = angles[tuple(torch.triu_indices(len(angles), len(angles), offset=1))]
+    between = between[between.isfinite()]
+    if not len(between):
+        return []
+    return [
+        f"They went {min(lengths):.3g} to {max(lengths):.3g} far from there (median {median(lengths):.3g}), in"
+        f" directions that are {float(between.min()):.0f}° to {float(between.max()):.0f}° apart (median"
+        f" {float(between.median()):.0f}°)."
+    ]
+
+
 def about_suspects(looks: Sequence[Look], suspects: Sequence[Mapping[str, str]]) -> list[str]:
     """Sentences on what to leave out and why."""
     sentences = []
@@ -104,3 +126,19 @@ def about_suspects(looks: Sequence[Look], suspects: Sequence[Mapping[str, str]])
             " pretrained weights, head included, and try smaller learning rates."
         )
     return sentences
+
+
+def about_statistics(names: Iterable[str]) -> list[str]:
+    """A sentence on batch normalization, if there is any; whose statistics do not fit averaged weights.
+
+    Args:
+        names: Of all tensors of a checkpoint.
+    """
+    found = [name for name in names if name.endswith("running_mean")]  # torch's name, which others have taken over
+    if not found:
+        return []
+    return [
+        f"The checkpoints hold running statistics of batch normalization ({len(found)} layers, the first is"
+        f" {found[0]!r}). Those of a mixture are averages and often do not fit averaged weights, so a barrier may come"
+        " from them alone: estimate them anew on training data before giving up on a soup."
+    ]

@@ -89,7 +89,7 @@ def test_a_metric_is_seen_in_passing(recorded: Path, tmp_path: Path, one_by_one:
 @pytest.mark.parametrize(("metric", "mode", "judge"), [("test_acc", "max", right), ("test_loss", "min", losses)])
 @pytest.mark.parametrize("cache_batches", ["auto", "off"])
 def test_a_plain_number_is_measured_one_by_one(recorded, tmp_path, one_by_one, metric, mode, judge, cache_batches):
-    reported = {"metric": metric, "mode": mode, "cache_batches": cache_batches, "monitor": "val_loss"}
+    reported = {"metric": metric, "metric_mode": mode, "cache_batches": cache_batches}
     assert_right(run(EachSample(), recorded, tmp_path, PlainNumbers(), **reported).details, recorded, judge)
     assert one_by_one == [True, True, True]
 
@@ -101,7 +101,7 @@ def test_a_loss_is_seen_in_passing_beside_a_metric(recorded: Path, tmp_path: Pat
             loss = torch.nn.functional.cross_entropy(self(batch[0]), batch[1])
             self.log(f"test_loss/{NAMES[dataloader_idx]}", loss, add_dataloader_idx=False)
 
-    found = run(EachSample(), recorded, tmp_path, Both(), metric="test_loss", mode="min", outputs_of="net")
+    found = run(EachSample(), recorded, tmp_path, Both(), metric="test_loss", metric_mode="min", outputs_of="net")
     assert_right(found.details, recorded, losses)
     assert one_by_one == []
 
