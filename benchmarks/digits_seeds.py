@@ -14,6 +14,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
+from digits_runs import pretrain_and_sweep, shared_arguments
 from jsonargparse import auto_cli
 
 from lightning_soups import Soup, SoupCLI
@@ -24,13 +25,8 @@ CONFIGS = Path(__file__).parents[1] / "configs" / "digits"
 
 def run_seed(seed: int, trials: int, directory: Path) -> dict[str, dict[str, float]]:
     """One whole demo; returns accuracies by model and dataset."""
-    theta0 = directory / "pretrained" / "digits.ckpt"
-    shared = ["--config", f"{CONFIGS}/digits.yaml", "--seed_everything", str(seed), "--data.seed", str(seed)]
-    shared += ["--trainer.logger.init_args.save_dir", str(directory)]
-    fit = ["fit", *shared, "--config", f"{CONFIGS}/pretrain.yaml", "--data.seed", str(seed)]
-    SoupCLI(args=[*fit, "--trainer.callbacks.dirpath", str(theta0.parent)])
-    sweep = ["sweep", *shared, "--config", f"{CONFIGS}/sweep.yaml", "--dirpath", str(directory)]
-    SoupCLI(args=[*sweep, "--trials", str(trials), "--model.initialization", str(theta0)])
+    shared = shared_arguments(seed, CONFIGS / "digits.yaml", directory)
+    pretrain_and_sweep(seed, shared, CONFIGS / "pretrain.yaml", CONFIGS / "sweep.yaml", directory, trials)
     for recipe in ("UniformSoup", "GreedySoup"):
         SoupCLI(args=["cook", *shared, "--ingredients", str(directory), "--recipe", recipe])
     compare(str(directory), seed=seed, mnist=True, output=str(directory / "rows.json"))

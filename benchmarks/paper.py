@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from digits_runs import pretrain_and_sweep, shared_arguments
 from jsonargparse import auto_cli
 from scipy import stats
 
@@ -39,13 +40,8 @@ Rows = Sequence[Mapping[str, Any]]
 
 def run_seed(seed: int, directory: Path, trials: int, rates: str) -> dict[str, StudyResult]:
     """Pretraining, sweep and studies of one seed."""
-    theta0 = directory / "pretrained" / "digits.ckpt"
-    shared = ["--config", f"{CONFIGS}/paper.yaml", "--seed_everything", str(seed), "--data.seed", str(seed)]
-    shared += ["--trainer.logger.init_args.save_dir", str(directory)]
-    fit = ["fit", *shared, "--config", f"{CONFIGS}/pretrain.yaml", "--data.seed", str(seed)]
-    SoupCLI(args=[*fit, "--trainer.callbacks.dirpath", str(theta0.parent)])
-    sweep = ["sweep", *shared, "--config", f"{CONFIGS}/{rates}.yaml", "--dirpath", str(directory)]
-    SoupCLI(args=[*sweep, "--trials", str(trials), "--model.initialization", str(theta0)])
+    shared = shared_arguments(seed, CONFIGS / "paper.yaml", directory)
+    pretrain_and_sweep(seed, shared, CONFIGS / "pretrain.yaml", CONFIGS / f"{rates}.yaml", directory, trials)
     results = {}
     for name, options in STUDIES.items():
         output = directory / "studies" / name

@@ -1,5 +1,6 @@
 """Does averaging two models gain more when they went in different directions?"""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -12,6 +13,7 @@ from lightning_soups.evaluation.measurer import Measurer
 from lightning_soups.ingredients import Ingredients
 from lightning_soups.mixture import Mixture
 from lightning_soups.recipes.recipe import at_least_one
+from lightning_soups.studies.choice import run_names
 from lightning_soups.studies.pairs import (
     NOT_RECORDED,
     Groups,
@@ -23,7 +25,6 @@ from lightning_soups.studies.pairs import (
     group_pairs,
     not_recorded,
     rank_correlation,
-    short_names,
     shown,
 )
 from lightning_soups.studies.result import Cell, StudyResult
@@ -82,7 +83,7 @@ class AngleAdvantage(Study):
 
     def measure(self, plan: _Plan, measurer: Measurer) -> Findings:
         """Measure the ingredients, then the average of each pair."""
-        names = short_names(plan.pairs)
+        names = run_names(itertools.chain.from_iterable(plan.pairs))
         single = {one: measurer.measure(Mixture.uniform([one]), name) for one, name in names.items()}
         grouped = group_pairs(plan.pairs, self._color_by, _PARTS, by_value=False)
         rows: list[dict[str, Cell]] = []

@@ -1,6 +1,5 @@
 """What studies compare: the best single ingredient, soups of several recipes, and ensembles."""
 
-import os
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,7 +7,7 @@ from typing import NamedTuple
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_soups.evaluation.evaluator import Evaluator
-from lightning_soups.ingredients import Ingredient, Ingredients
+from lightning_soups.ingredients import Ingredients
 from lightning_soups.mixture import Mixture
 from lightning_soups.recipes import GreedySoup, Recipe
 
@@ -85,13 +84,3 @@ def line_up(recipes: Sequence[Recipe], ingredients: Ingredients, evaluator: Eval
 def ensemble_of(ingredients: Ingredients | Mixture) -> dict[Mixture, float]:
     """Equal weights for the outputs of each."""
     return {Mixture.uniform([one]): 1 / len(ingredients) for one in ingredients}
-
-
-def run_names(ingredients: Ingredients) -> dict[Ingredient, str]:
-    """What to call ingredients: by their run, with the checkpoint or the whole path where that is not enough."""
-    kinds = [[one.run, one.name, os.path.relpath(one.path, ingredients.directory)] for one in ingredients]
-    columns = list(zip(*kinds, strict=True))
-    return {
-        one: next(name for name, column in zip(names, columns, strict=True) if column.count(name) == 1)
-        for one, names in zip(ingredients, kinds, strict=True)
-    }

@@ -11,6 +11,7 @@ from lightning_soups.ingredients import Ingredient, Ingredients
 from lightning_soups.mixture import Mixture
 from lightning_soups.recipes.recipe import at_least_one
 from lightning_soups.score import Mode
+from lightning_soups.studies.choice import run_names
 from lightning_soups.studies.pairs import (
     Groups,
     Pair,
@@ -21,7 +22,6 @@ from lightning_soups.studies.pairs import (
     correlation,
     group_pairs,
     not_recorded,
-    short_names,
 )
 from lightning_soups.studies.result import Cell, StudyResult
 from lightning_soups.studies.rows import groups, number, on_datasets
@@ -72,7 +72,8 @@ class EnsembleVersusSoup(Study):
 
     def measure(self, plan: _Plan, measurer: Measurer) -> Findings:
         """Measure the soup and the ensemble of all ingredients, then of each pair."""
-        names, grouped = short_names(plan.pairs), group_pairs(plan.pairs, self._group_by, self._groups, by_value=True)
+        names = run_names(itertools.chain.from_iterable(plan.pairs))
+        grouped = group_pairs(plan.pairs, self._group_by, self._groups, by_value=True)
         rows = _both({"first": _ALL, "second": _ALL, "group": _ALL}, plan.everything, measurer)
         for pair, group in zip(plan.pairs, grouped.labels, strict=True):
             first, second = (names[one] for one in pair)

@@ -12,7 +12,8 @@ from lightning_soups.mixture import Mixture
 from lightning_soups.recipes import GreedySoup
 from lightning_soups.recipes.recipe import at_least_one
 from lightning_soups.score import Score
-from lightning_soups.studies.cooked import BEST, ensemble_of, run_names
+from lightning_soups.studies.choice import run_names
+from lightning_soups.studies.cooked import BEST, ensemble_of
 from lightning_soups.studies.result import Cell, StudyResult
 from lightning_soups.studies.rows import HELD_OUT, groups, number, on_datasets
 from lightning_soups.studies.study import Findings, Study
@@ -94,7 +95,7 @@ class NumberOfModels(Study):
             values = on_datasets(ensembles[members], measurer)
             rows.append({"order": order, "k": k, "model": _ENSEMBLE, "members": k, HELD_OUT: None, **values})
         whole = [step for step in plan if len(step.first) == max(len(other.first) for other in plan)]
-        names = run_names(Ingredients(whole[0].first))
+        names = run_names(whole[0].first)
         greedy = {f"{_GREEDY}, order {step.order}, k = {len(step.first)}": step.soups[_GREEDY] for step in plan}
         details = {"orders": [[names[one] for one in step.first] for step in whole]}
         return Findings(rows, _conclusions(rows, measurer), greedy, details)

@@ -56,13 +56,6 @@ def choose_pairs(ingredients: Ingredients, max_pairs: int, seed: int) -> list[Pa
     return [pairs[index] for index in sorted(chosen)]
 
 
-def short_names(pairs: Sequence[Pair]) -> dict[Ingredient, str]:
-    """What to call ingredients in a table: the run, or run and checkpoint where a run has several."""
-    ingredients = list(dict.fromkeys(itertools.chain.from_iterable(pairs)))
-    runs = [ingredient.run for ingredient in ingredients]
-    return {one: one.run if runs.count(one.run) == 1 else one.name for one in ingredients}
-
-
 def group_pairs(pairs: Sequence[Pair], hyperparameter: str, count: int, by_value: bool) -> Groups:
     """Group pairs by a recorded hyperparameter.
 

@@ -156,7 +156,7 @@ def test_it_runs_from_the_command_line(recorded: Path, tmp_path: Path, capsys, m
     printed = " ".join(capsys.readouterr().out.split())
     assert "AngleAdvantage: test_acc on test data" in printed
     assert "of 5 averages are better" in printed
-    assert f"Saved to {tmp_path / 'angles'} (.csv, .json, .png, .svg)" in printed
+    assert f"Saved to {tmp_path / 'angles'} (.json, .csv, .png, .svg)" in printed
     loaded = StudyResult.load(tmp_path / "angles.json")
     assert loaded.options == {"color_by": "hidden", "max_pairs": 5, "seed": 0}
     assert (loaded.in_distribution, loaded.shifted) == (("noisy", "plain"), ("noisier",))

@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from lightning_soups import Ingredient, Ingredients
+from lightning_soups.studies.choice import run_names
 from lightning_soups.studies.pairs import (
     advantage,
     by_group,
@@ -17,7 +18,6 @@ from lightning_soups.studies.pairs import (
     group_pairs,
     not_recorded,
     rank_correlation,
-    short_names,
 )
 
 
@@ -42,7 +42,7 @@ def test_pairs_are_all_or_drawn_by_the_seed() -> None:
 
 def test_runs_with_several_checkpoints_are_told_apart() -> None:
     found = Ingredients([Ingredient(Path(f"{name}.ckpt"), run) for name, run in (("a", "x"), ("b", "x"), ("c", "y"))])
-    assert list(short_names(choose_pairs(found, 9, 0)).values()) == ["x/a", "x/b", "y"]
+    assert list(run_names(found).values()) == ["x/a", "x/b", "y"]
 
 
 def test_few_numbers_are_groups_of_their_own() -> None:
