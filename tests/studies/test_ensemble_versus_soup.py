@@ -52,7 +52,7 @@ def test_soups_and_ensembles_are_those_of_plain_loops(result: StudyResult, recor
 
 @pytest.mark.parametrize(("metric", "mode"), [("test_loss", "min"), ("test_acc", "max")])
 def test_the_ensemble_of_a_linear_model_is_its_soup(linear: Path, tmp_path: Path, metric: str, mode: str) -> None:
-    options = {"monitor": "val_loss", "metric": metric, "mode": mode}
+    options = {"monitor": "val_loss", "mode": "min", "metric": metric, "metric_mode": mode}
     found = study(EnsembleVersusSoup(groups=1), linear, tmp_path, Linear(), **options)
     for soup, ensemble in zip(found.rows[::2], found.rows[1::2], strict=True):
         assert [soup[name] for name in NAMES] == pytest.approx([ensemble[name] for name in NAMES], rel=1e-6)
