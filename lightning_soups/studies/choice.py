@@ -1,4 +1,4 @@
-"""Names of models: in a study's options ``initialization``, ranks such as ``#1``, or runs; in tables runs."""
+"""Names of models: in a study's options ``initialization``, ranks such as ``rank-1``, or runs; in tables runs."""
 
 from collections.abc import Iterable
 
@@ -6,14 +6,14 @@ from lightning_soups.evaluation.evaluator import Evaluator
 from lightning_soups.ingredients import INITIALIZATION, Ingredient, Ingredients
 from lightning_soups.mixture import Mixture
 
-HELP = "`initialization`, a rank by held-out score (`#1` is the best single ingredient), or the name of a run"
+HELP = "`initialization`, a rank by held-out score (`rank-1` is the best single ingredient), or the name of a run"
 
 
 def find_model(name: str, ingredients: Ingredients, evaluator: Evaluator) -> Mixture:
     """The model that a user names.
 
     Args:
-        name: ``initialization``, ``#1`` for the best single ingredient, ``#2`` for the next, or a run's or an
+        name: ``initialization``, ``rank-1`` for the best single ingredient, ``rank-2`` for the next, or a run's or an
             ingredient's name.
         ingredients: To choose from.
         evaluator: Ranks them, when asked for a rank.
@@ -23,8 +23,9 @@ def find_model(name: str, ingredients: Ingredients, evaluator: Evaluator) -> Mix
     """
     if name == INITIALIZATION:
         return Mixture.uniform([ingredients.initialization])
-    if name.startswith("#") and name[1:].isdigit() and 1 <= int(name[1:]) <= len(ingredients):
-        return Mixture.uniform([evaluator.rank(ingredients)[int(name[1:]) - 1]])
+    rank = name.removeprefix("rank-")
+    if rank != name and rank.isdigit() and 1 <= int(rank) <= len(ingredients):
+        return Mixture.uniform([evaluator.rank(ingredients)[int(rank) - 1]])
     found = [one for one in ingredients if name in (one.name, one.run)]
     if len(found) != 1:
         known = sorted(one.name for one in (found or ingredients))

@@ -37,7 +37,7 @@ class Interpolation(Study):
     ICML 2020, arXiv:1912.05671.
 
     Args:
-        start: The model at α = 0: ``initialization``, a rank by held-out score such as ``#1``, or the name of a run.
+        start: The model at α = 0: ``initialization``, a rank by held-out score such as ``rank-1``, or a run.
         end: The model at α = 1.
         alphas: The points of the path.
         ensemble: Whether to measure the ensemble of the two models with the same weights at each α as well.
@@ -47,7 +47,7 @@ class Interpolation(Study):
     """
 
     def __init__(
-        self, start: str = "#1", end: str = "#2", alphas: Sequence[float] = _ALPHAS, ensemble: bool = False
+        self, start: str = "rank-1", end: str = "rank-2", alphas: Sequence[float] = _ALPHAS, ensemble: bool = False
     ) -> None:
         if len(alphas) < 2 or not all(map(math.isfinite, alphas)):
             raise ValueError(f"`alphas` must be two or more finite numbers, got {list(alphas)}.")

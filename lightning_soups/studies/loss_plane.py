@@ -45,7 +45,7 @@ class LossPlane(Study):
     arXiv:1802.10026; of fine-tuned models Wortsman et al., Model soups, ICML 2022, figure 2, arXiv:2203.05482.
 
     Args:
-        origin: The model at (0, 0): ``initialization``, a rank by held-out score such as ``#1``, or the name of a run.
+        origin: The model at (0, 0): ``initialization``, a rank by held-out score such as ``rank-1``, or a run.
         first: The model on the horizontal axis.
         second: The third model.
         resolution: Points along each axis. Each point is evaluated on the held-out and on the test data.
@@ -59,8 +59,8 @@ class LossPlane(Study):
     def __init__(
         self,
         origin: str = INITIALIZATION,
-        first: str = "#1",
-        second: str = "#2",
+        first: str = "rank-1",
+        second: str = "rank-2",
         resolution: int = 11,
         margin: float = 0.25,
         loss: str = "val_loss",
@@ -115,7 +115,7 @@ class LossPlane(Study):
         maps += [(column, title, result.metric, result.mode) for column, title in groups(result)]
         grid = [row for row in result.rows if row["point"] == _GRID]
         corners = [row for row in result.rows if row["point"] != _GRID]
-        styles = {INITIALIZATION: MODEL_STYLE[INITIALIZATION], "#1": MODEL_STYLE["best single"]}
+        styles = {INITIALIZATION: MODEL_STYLE[INITIALIZATION], "rank-1": MODEL_STYLE["best single"]}
         styles[_SOUP] = (MODEL_STYLE[_SOUP][0], "*")
         width, height = (number(grid[-1], key) - number(grid[0], key) for key in ("x", "y"))
         with panels(columns=len(maps), width=_WIDTH, height=_WIDTH * min(height / width, 2) + 1.7) as (figure, axes):

@@ -13,7 +13,7 @@ def study_result(**other) -> StudyResult:
     """What a study might have found."""
     known = {
         "study": "Interpolation",
-        "options": {"start": "#1", "alphas": [0.0, 0.5]},
+        "options": {"start": "rank-1", "alphas": [0.0, 0.5]},
         "rows": (
             {"alpha": 0.0, "model": "weights", "test": 0.8765432},
             {"alpha": 0.5, "model": "weights", "test": None},

@@ -75,7 +75,7 @@ def test_of_a_linear_model_mixed_weights_are_the_ensemble_and_losses_are_parabol
 
 
 def test_ends_can_be_ranks(recorded: Path, tmp_path: Path) -> None:
-    found = study(Interpolation("#1", "#3", [0.5, 0.5]), recorded, tmp_path)
+    found = study(Interpolation("rank-1", "rank-3", [0.5, 0.5]), recorded, tmp_path)
     ingredients = Ingredients.load(recorded)
     state_dicts = dict(zip((one.run for one in ingredients), weights(ingredients), strict=True))
     scores = {run: accuracy(state_dict, HELD_OUT) for run, state_dict in state_dicts.items()}
@@ -123,10 +123,10 @@ def test_wrong_alphas_are_refused(alphas: list[float]) -> None:
 @pytest.mark.parametrize(
     ("start", "end", "message"),
     [
-        ("#1", "#4", "'#4' names 0 ingredients and must name one"),
-        ("run", "#1", "a rank by held-out score"),
+        ("rank-1", "rank-4", "'rank-4' names 0 ingredients and must name one"),
+        ("run", "rank-1", "a rank by held-out score"),
         ("run-00", "run-00", "are the same: name another"),
-        ("#0", "#1", "'#0' names 0"),
+        ("rank-0", "rank-1", "'rank-0' names 0"),
     ],
 )
 def test_ends_that_are_not_there_are_refused(
@@ -140,7 +140,7 @@ def test_a_run_with_several_checkpoints_is_not_a_name(recorded: Path, tmp_path: 
     found = Ingredients.load(recorded)
     own = Ingredients([replace(one, run="run") for one in found], found.directory)
     with pytest.raises(ValueError, match="'run' names 3 ingredients and must name one"):
-        study(Interpolation("run", "#1"), own, tmp_path)
+        study(Interpolation("run", "rank-1"), own, tmp_path)
 
 
 def test_an_unknown_dataset_is_refused(recorded: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tests.studies.linear import Linear, flat, squared_loss, unflat
 from tests.studies.plain import HELD_OUT, NAMES, initialization, logits, right, study, weights
 
 LRS = [0.02, 0.05, 0.1]
-NAMED = ["initialization", "#1", "#2", "uniform soup"]
+NAMED = ["initialization", "rank-1", "rank-2", "uniform soup"]
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_a_squared_loss_of_a_linear_model_is_quadratic_on_the_plane(result: Stud
 def test_it_says_where_the_lowest_loss_is(result: StudyResult) -> None:
     best = min(result.rows, key=lambda row: row["held-out"])
     lowest, plain, shifted = result.conclusions
-    assert f"{best['held-out']:.4f} there; initialization {result.rows[0]['held-out']:.4f}, #1" in lowest
+    assert f"{best['held-out']:.4f} there; initialization {result.rows[0]['held-out']:.4f}, rank-1" in lowest
     assert f"of 20 points of the plane is at {best['lambda 0']:.2f} of initialization" in lowest
     assert f"plain (in distribution), test_loss: {best['plain']:.4f} there" in plain
     assert shifted.startswith("mean of 2 shifted datasets, test_loss")
