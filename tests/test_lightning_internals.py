@@ -7,11 +7,13 @@ import pytest
 import torch
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
+from lightning.pytorch.loops.utilities import _no_grad_context
 from lightning.pytorch.overrides import distributed
 from lightning.pytorch.strategies import Strategy, launchers
 from lightning.pytorch.trainer.connectors import data_connector
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection
+from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from lightning.pytorch.trainer.trainer import Trainer
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning.pytorch.utilities.data import _update_dataloader
@@ -39,6 +41,9 @@ def test_the_evaluation_loop() -> None:
     assert "data_fetcher.setup(combined_loader)" in inspect.getsource(_EvaluationLoop.reset)
     assert "except StopIteration:" in source
     assert "epoch_end_reached()" in inspect.getsource(_EvaluationLoop.on_run_end)
+    for stage, loop in (("validate", Trainer(logger=False).validate_loop), ("test", Trainer(logger=False).test_loop)):
+        assert (loop._trainer_fn, loop._stage) == (TrainerFn(stage), RunningStage(stage))
+    assert "self.inference_mode" in inspect.getsource(_no_grad_context)  # gradients need it off for one pass
     assert CombinedLoader([[1]], "sequential")._mode == "sequential"
     assert "evaluating" in inspect.getsource(Trainer._run_stage)
 
@@ -79,7 +84,8 @@ def test_weights_only_checkpoints_can_be_dumped_and_saved() -> None:
 
 
 def test_the_cli_hooks() -> None:
-    for name in ("_add_subcommands", "_add_arguments", "_run_subcommand", "_prepare_subcommand_kwargs"):
+    names = ("_add_subcommands", "_add_arguments", "_run_subcommand", "_prepare_subcommand_kwargs")
+    for name in (*names, "_set_seed", "_setup_parser_kwargs"):
         assert callable(getattr(LightningCLI, name))
     source = inspect.getsource(LightningCLI)
     for name in ("_subcommand_parsers", "_subcommand_method_arguments", "save_config_kwargs", "save_config_callback"):
