@@ -160,8 +160,18 @@ class SoupCLI(LightningCLI):
                 _show_soup(self.trainer.cook(**arguments))
             else:
                 _show_study(self.trainer.study(**arguments))
-        except MisconfigurationException as error:
+        except (MisconfigurationException, ValueError) as error:
+            if not _is_ours(error):
+                raise
             self._subcommand_parsers[subcommand].error(str(error))
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether this package raised an error, whose text says enough; a user's own needs its traceback."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).startswith("lightning_soups.")
 
 
 @rank_zero_only

@@ -104,6 +104,18 @@ class Mixture:
             {layer: between(self.coefficients_of(layer), other.coefficients_of(layer)) for layer in layers},
         )
 
+    def tie(self, tied: Mapping[str, str]) -> "Mixture":
+        """The same mixture, with the same coefficients for all names of a tensor that has several.
+
+        Args:
+            tied: Names of tensors that are another one, and the name of that one.
+        """
+        if not self._layers:
+            return self
+        return Mixture(
+            self._coefficients, {**self._layers, **{name: self.coefficients_of(one) for name, one in tied.items()}}
+        )
+
     @property
     def coefficients(self) -> dict[Ingredient, float]:
         """A copy of the coefficients, in the order in which the ingredients were added."""

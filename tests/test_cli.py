@@ -13,7 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
 
 from lightning_soups import GreedySoup, Ingredients, Soup, SoupCLI, SoupTrainer
-from tests.helpers import QUIET, Blobs, Classifier, trainer
+from tests.helpers import QUIET, Blobs, Classifier, record, trainer
 
 ROOT = Path(__file__).parents[1]
 
@@ -332,3 +332,21 @@ def test_help_shows_the_default_recipe_and_json_configs_work(shared: Path, swept
     with pytest.warns(UserWarning, match="4 different initializations"):  # every trial has its own seed
         run("cook", "--config", shared, "--config", path)
     assert Soup.load(tmp_path / "s.ckpt").recipe == GreedySoup.__name__
+
+
+def test_what_a_recipe_refuses_is_a_short_error_and_a_users_own_error_keeps_its_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(tmp_path / "soups", [0.1])
+    quiet = ["--trainer.logger", "false", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
+    shared = ["--model", "tests.helpers.Classifier", *quiet, "--ingredients", str(tmp_path / "soups")]
+    with pytest.raises(SystemExit):
+        SoupCLI(args=["cook", *shared, "--data", "tests.helpers.Blobs", "--recipe", "ModelStock"])
+    assert "error: Model Stock needs at least two ingredients" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="users own"):
+        SoupCLI(args=["cook", *shared, "--data", "tests.test_cli.Broken"])
+
+
+class Broken(Blobs):
+    def val_dataloader(self) -> None:
+        raise ValueError("the users own")

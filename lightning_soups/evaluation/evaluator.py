@@ -31,8 +31,17 @@ class Evaluator(ABC):
         """
 
     @abstractmethod
-    def rank(self, ingredients: Ingredients) -> list[Ingredient]:
-        """Sort ingredients by their held-out score, best first; ties keep their order, NaN goes last."""
+    def rank(self, ingredients: Ingredients, as_recorded: bool = False) -> list[Ingredient]:
+        """Sort ingredients by their held-out score, best first; ties keep their order, NaN goes last.
+
+        Args:
+            ingredients: What to sort.
+            as_recorded: Whether to sort by the recorded values of the metric, however exact they are, without
+                evaluating anything.
+
+        Raises:
+            ValueError: ``as_recorded``, and an ingredient has no record of the metric.
+        """
 
     @abstractmethod
     def metrics(self, mixture: Mixture, label: str = "") -> dict[str, float]:
@@ -55,6 +64,10 @@ class Evaluator(ABC):
             For each of the module's parameters the inner products of :math:`\theta_i - \theta_0`, float64, shape
             (N, N).
         """
+
+    @abstractmethod
+    def tied_parameters(self) -> dict[str, str]:
+        """Names of the module's parameters that are another parameter, and the first name of that one."""
 
     @abstractmethod
     def learner(self, loss: str, batch_size: int, validation_share: float, seed: int) -> Learner:

@@ -15,11 +15,13 @@ class LogSpy:
 
     Attributes:
         values: What was logged last, by name.
+        batch_sizes: How many samples a value was said to be the mean of, by name, where that was said.
     """
 
     def __init__(self, module: LightningModule) -> None:
         self._module = module
         self.values: dict[str, Any] = {}
+        self.batch_sizes: dict[str, int] = {}
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
@@ -28,6 +30,8 @@ class LogSpy:
 
         def log(name: str, value: Any, *args: Any, **kwargs: Any) -> None:
             self.values[name] = value
+            if kwargs.get("batch_size") is not None:
+                self.batch_sizes[name] = kwargs["batch_size"]
             original(name, value, *args, **kwargs)
 
         vars(self._module)["log"] = log  # nn.Module's own __setattr__ has nothing to do with functions

@@ -115,13 +115,13 @@ class ReplayEvaluator(Evaluator):
         self._progress.answer(row, saved=max(0.0, 1 - self._loop.samples / whole) if whole else 0.0)
         return score
 
-    def rank(self, ingredients: Ingredients) -> list[Ingredient]:
+    def rank(self, ingredients: Ingredients, as_recorded: bool = False) -> list[Ingredient]:
         """See :meth:`Evaluator.rank`.
 
         Recorded scores are used when all ingredients have one of this monitor that is over the whole held-out data,
         and evaluating the best of them gives every metric that was recorded with it; else all are evaluated.
         """
-        ranked = self._rank_as_recorded(ingredients)
+        ranked = self._by_records(ingredients) if as_recorded else self._rank_as_recorded(ingredients)
         if ranked is None:
             scores = {ingredient: self.score(Mixture.uniform([ingredient])) for ingredient in ingredients}
             ranked = sorted(ingredients, key=scores.__getitem__, reverse=True)
@@ -139,14 +139,24 @@ class ReplayEvaluator(Evaluator):
 
     def inner_products(self, ingredients: Sequence[Ingredient], origin: Ingredient) -> dict[str, Tensor]:
         """See :meth:`Evaluator.inner_products`; every process measures for itself, and gets the same."""
-        names = [name for name, _ in self._loop.trainer.lightning_module.named_parameters()]
+        recorded = self._mixer.state_dict(origin)  # which may lack a frozen part
+        names = [name for name, _ in self._loop.trainer.lightning_module.named_parameters() if name in recorded]
         return self._mixer.inner_products(ingredients, origin, names)
+
+    def tied_parameters(self) -> dict[str, str]:
+        """See :meth:`Evaluator.tied_parameters`."""
+        first: dict[int, str] = {}
+        named = self._loop.trainer.lightning_module.named_parameters(remove_duplicate=False)
+        names = {name: first.setdefault(id(parameter), name) for name, parameter in named}
+        return {name: one for name, one in names.items() if name != one}
 
     def learner(self, loss: str, batch_size: int, validation_share: float, seed: int) -> Learner:
         """See :meth:`Evaluator.learner`."""
         if self._loop.samples_in_pass == 0:
             self._passes.answer(partial(self._prepare, Mixture.uniform(self._ingredients)), None)
-        return ReplayLearner(self._loop, self._mixer, self._prepare, loss, batch_size, validation_share, seed)
+        recorded = self._mixer.state_dict(self._ingredients[0])
+        split = (batch_size, validation_share, seed)
+        return ReplayLearner(self._loop, self._mixer, recorded.keys(), self._prepare, loss, *split)
 
     def load_state(self, key: str) -> dict[str, Any] | None:
         """See :meth:`Evaluator.load_state`."""
@@ -203,6 +213,16 @@ class ReplayEvaluator(Evaluator):
             return self._recorded[mixture]
         below = self._below.get(mixture)
         return below if below is not None and beat is not None and not below >= beat else None
+
+    def _by_records(self, ingredients: Ingredients) -> list[Ingredient]:
+        if unrecorded := [one.name for one in ingredients if self._monitor not in one.metrics]:
+            raise ValueError(f"There is no recorded {self._monitor!r} of these ingredients: {unrecorded}.")
+        mode = self._mode
+        if mode is None:
+            raise MisconfigurationException(
+                f"Whether a larger {self._monitor!r} is better is not recorded. Pass `mode`."
+            )
+        return sorted(ingredients, key=lambda one: Score(one.metrics[self._monitor], mode), reverse=True)
 
     def _rank_as_recorded(self, ingredients: Ingredients) -> list[Ingredient] | None:
         recorded: dict[Ingredient, Score] = {}

@@ -1,7 +1,7 @@
 """The learner that replays Lightning's validate loop, with gradients."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -26,6 +26,7 @@ class ReplayLearner(Learner):
     Args:
         loop: The kept loop, running, after its first full pass.
         mixer: Opens ingredients.
+        recorded: Names of the tensors that ingredients have; a frozen part may be left out of them.
         prepare: Makes the live module a mixture.
         loss: The logged number to learn by.
         batch_size: Samples in a step, over all processes.
@@ -40,6 +41,7 @@ class ReplayLearner(Learner):
         self,
         loop: KeptLoop,
         mixer: Mixer,
+        recorded: Collection[str],
         prepare: Callable[[Mixture], None],
         loss: str,
         batch_size: int,
@@ -52,15 +54,16 @@ class ReplayLearner(Learner):
         self._loss = loss
         self._seed = seed
         self._spy = LogSpy(loop.trainer.lightning_module)
+        self._seen: set[str] = set()
         self._sources: list[Regroup] = []
         units: list[tuple[int, int]] = []
-        in_a_unit = 1.0
+        whole: list[tuple[int, int]] = []
         for index, (loader, rows) in enumerate(zip(loop.loaders or [], loop.rows, strict=False)):
             source = regroup(loader, rows)
             count = rows
             if source is None and loader.store is not None:
                 source, count = whole_batches(loader.store), len(loader.store)
-                in_a_unit = max(in_a_unit, rows / max(1, count))
+                whole.append((index, 0))
             if source is None:
                 raise MisconfigurationException(
                     "A learned soup looks at parts of the held-out data, which these dataloaders cannot give: let the"
@@ -78,67 +81,93 @@ class ReplayLearner(Learner):
                 f"There is too little held-out data to keep {validation_share:.0%} of it back and learn on the rest:"
                 f" {int(everyone.sum())} samples or batches on {len(everyone)} processes."
             )
+        named = loop.trainer.lightning_module.named_parameters()
+        self.parameters = tuple(name for name, one in named if name in recorded and one.is_floating_point())
+        self._in_a_step = 1
+        in_a_unit = max([1.0, *(self._mean_loss([one])[1] for one in whole)])
+        in_a_unit = float(gather(loop, [in_a_unit]).max())
         self._in_a_step = max(1, round(batch_size / in_a_unit / loop.trainer.world_size))
         self.steps = math.ceil(float(everyone[:, 1].max()) / self._in_a_step)
-        named = loop.trainer.lightning_module.named_parameters()
-        self.parameters = tuple(name for name, parameter in named if parameter.is_floating_point())
 
     def gradient(self, mixture: Mixture, step: int) -> Gradient:
         """See :meth:`Learner.gradient`."""
         self._prepare(mixture)
         parameters = dict(self._loop.trainer.lightning_module.named_parameters())
-        total = 0.0
 
-        def backward(dataloader: int, batch: int, rows: int) -> bool:
-            nonlocal total
-            loss = self._logged_loss()
+        def backward(loss: Tensor, samples: int) -> None:
             if not loss.requires_grad:
                 able = sorted(n for n, v in self._spy.values.items() if isinstance(v, Tensor) and v.requires_grad)
                 raise MisconfigurationException(
                     f"`loss={self._loss!r}` has no gradient: it was logged detached from the model."
                     f" Logged with a gradient were: {able}."
                 )
-            (loss * rows).backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach()) * rows
-            return False
+            (loss * samples).backward()  # type: ignore[no-untyped-call]
 
         with _trainable([parameters[name] for name in self.parameters]):
-            rows = self._visit(self._samples_of(step), backward, gradients=True)
+            with _explained():
+                total, samples = self._mean_loss(self._samples_of(step), backward)
             gradients = {name: parameters[name].grad for name in self.parameters}
             found = {name: gradient for name, gradient in gradients.items() if gradient is not None}
             dots = self._mixer.dots(found, mixture.members)
         zero = torch.zeros(len(mixture), dtype=torch.float64)
         own = torch.stack([dots.get(name, zero) for name in self.parameters])
-        sums = gather(self._loop, [rows, total, *own.flatten().tolist()]).sum(dim=0)
+        sums = gather(self._loop, [samples, total, *own.flatten().tolist()]).sum(dim=0)
+        self._check(float(sums[0]))
         mean = sums[2:].view_as(own) / sums[0]
         return Gradient(float(sums[1] / sums[0]), dict(zip(self.parameters, mean, strict=True)))
 
     def validation_loss(self, mixture: Mixture) -> float:
         """See :meth:`Learner.validation_loss`."""
         self._prepare(mixture)
-        total = 0.0
-
-        def add(dataloader: int, batch: int, rows: int) -> bool:
-            nonlocal total
-            total += float(self._logged_loss()) * rows
-            return False
-
-        rows = self._visit(self._validation, add)
-        sums = gather(self._loop, [rows, total]).sum(dim=0)
+        total, samples = self._mean_loss(self._validation)
+        sums = gather(self._loop, [samples, total]).sum(dim=0)
+        self._check(float(sums[0]))
         return float(sums[1] / sums[0])
 
-    def _visit(self, units: Sequence[tuple[int, int]], after_batch: AfterBatch, gradients: bool = False) -> int:
-        """Make a pass over some samples; returns how many this process had."""
+    def _mean_loss(
+        self, units: Sequence[tuple[int, int]], use: Callable[[Tensor, int], None] | None = None
+    ) -> tuple[float, float]:
+        """Make a pass over some samples; returns the sum of their losses and how many samples had one.
+
+        Args:
+            units: Which.
+            use: Given each batch's mean loss and its number of samples, with gradients.
+        """
+        total, samples = 0.0, 0.0
+
+        def after_batch(dataloader: int, batch: int, rows: int) -> bool:
+            nonlocal total, samples
+            loss = self._spy.values.get(self._loss)
+            if isinstance(loss, Tensor) and loss.numel() == 1 and loss.is_floating_point():
+                count = self._spy.batch_sizes.get(self._loss, rows)
+                if use is not None:
+                    use(loss, count)
+                total += float(loss.detach()) * count
+                samples += count
+            self._seen.update(name for name, value in self._spy.values.items() if isinstance(value, Tensor))
+            self._spy.values.clear()  # another dataloader need not log the loss
+            return False
+
+        self._visit(units, after_batch, gradients=use is not None)
+        return total, samples
+
+    def _check(self, samples: float) -> None:
+        """No process may go on when none has seen the loss."""
+        if samples == 0:
+            raise MisconfigurationException(
+                f"`loss={self._loss!r}` was not logged as a number in validation_step, which is what a learned soup"
+                f" minimizes. Numbers that were logged: {sorted(self._seen)}. Give one of them, or log the loss there."
+            )
+
+    def _visit(self, units: Sequence[tuple[int, int]], after_batch: AfterBatch, gradients: bool) -> None:
         parts: list[Batches] = []
         for index, source in enumerate(self._sources):
             own = [row for loader, row in units if loader == index]
             groups = [own[start : start + self._in_a_step] for start in range(0, len(own), self._in_a_step)]
             parts.append(source(groups) if groups else nothing())
-        before = self._loop.samples
         if units:
             with self._spy():
                 self._loop.one_pass(parts, after_batch, gradients=gradients)
-        return self._loop.samples - before
 
     def _samples_of(self, step: int) -> list[tuple[int, int]]:
         epoch, place = divmod(step, self.steps)
@@ -149,16 +178,6 @@ class ReplayLearner(Learner):
     def _generator(self, purpose: int) -> torch.Generator:
         rank = self._loop.trainer.global_rank
         return torch.Generator().manual_seed((self._seed * 1_000_003 + purpose) * 1_009 + rank)
-
-    def _logged_loss(self) -> Tensor:
-        loss = self._spy.values.get(self._loss)
-        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
-            numbers = sorted(name for name, value in self._spy.values.items() if isinstance(value, Tensor))
-            raise MisconfigurationException(
-                f"`loss={self._loss!r}` was not logged as a number in validation_step, which is what a learned soup"
-                f" minimizes. Numbers that were logged: {numbers}. Give one of them, or log the loss there."
-            )
-        return loss
 
 
 @contextmanager
@@ -176,3 +195,16 @@ def _trainable(parameters: Sequence[Tensor]) -> Iterator[None]:
             parameter.requires_grad_(False)
         for parameter, gradient in zip(parameters, before, strict=True):
             parameter.grad = gradient
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if "Inference tensors cannot be saved for backward" not in str(error):
+            raise
+        raise MisconfigurationException(
+            "The module keeps a tensor that it made in an earlier pass, in inference mode, so its steps cannot be"
+            " differentiated. Pass inference_mode=False to the trainer."
+        ) from error

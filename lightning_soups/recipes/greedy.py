@@ -80,14 +80,8 @@ class GreedySoup(Recipe):
         return soup
 
     def _ordered(self, ingredients: Ingredients, evaluator: Evaluator) -> list[Ingredient]:
-        if self._order == "held-out":
-            return evaluator.rank(ingredients)
-        if self._order == "recorded":
-            if unrecorded := [one.name for one in ingredients if one.score is None]:
-                raise ValueError(
-                    f"order='recorded' needs a recorded score of each ingredient; there is none of: {unrecorded}."
-                )
-            return ingredients.best_first()
+        if self._order != "random":
+            return evaluator.rank(ingredients, as_recorded=self._order == "recorded")
         shuffled = list(ingredients)
         random.Random(self._seed).shuffle(shuffled)
         return shuffled

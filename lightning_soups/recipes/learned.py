@@ -78,14 +78,20 @@ class LearnedSoup(Recipe):
     def cook(self, ingredients: Ingredients, evaluator: Evaluator) -> Mixture:
         """Learn, then score where it started and what was learned."""
         learner = evaluator.learner(self._loss, self._batch_size, self._validation_share, self._seed)
-        learning = _Learning.begin(ingredients, self._by_layer, self._softmax, self._lr, learner.parameters)
+        tied = evaluator.tied_parameters() if self._by_layer else {}
+        learning = _Learning.begin(ingredients, self._by_layer, self._softmax, self._lr, learner.parameters, tied)
         start = learning.mixture()
+        learning.note(learner.validation_loss(start))
+        if not math.isfinite(learning.best_loss):
+            raise ValueError(
+                f"The {self._loss!r} of the uniform soup, where learning starts, is not a finite number: leave"
+                " ingredients out that diverged (`lightning-soup study --study Diagnosis` names them), or use another"
+                " recipe."
+            )
         key = f"{self.options} {[str(ingredient.path) for ingredient in ingredients]}"
         state = evaluator.load_state(key)
-        if state is not None:
-            learning.load(state)
-        else:
-            learning.note(learner.validation_loss(start))
+        if state is not None and math.isclose(state["start_loss"], learning.start_loss, rel_tol=1e-6):
+            learning.load(state)  # else the data or the ingredients are others than they were
         while learning.step < self._steps:
             learning.update(learner.gradient(learning.mixture(), learning.step))
             if learning.step % _VALIDATE_EVERY == 0 or learning.step == self._steps:
@@ -107,20 +113,28 @@ class _Learning:
     raw: Tensor
     optimizer: torch.optim.AdamW
     best_raw: Tensor
+    tied: dict[str, str]
     step: int = 0
     best_step: int = 0
     best_loss: float = math.inf
+    start_loss: float = math.inf
 
     @classmethod
     def begin(
-        cls, ingredients: Ingredients, by_layer: bool, softmax: bool, lr: float, parameters: tuple[str, ...]
+        cls,
+        ingredients: Ingredients,
+        by_layer: bool,
+        softmax: bool,
+        lr: float,
+        parameters: tuple[str, ...],
+        tied: dict[str, str],
     ) -> "_Learning":
         names = dict.fromkeys(name.rpartition(".")[0] for name in parameters) if by_layer else {"": None}
         layers = {name: row for row, name in enumerate(names)}
         start = torch.zeros if softmax else torch.ones
         raw = start(len(layers), len(ingredients), dtype=torch.float64, requires_grad=True)
         optimizer = torch.optim.AdamW([raw], lr=lr, weight_decay=0)
-        return cls(ingredients, layers, softmax, raw, optimizer, raw.detach().clone())
+        return cls(ingredients, layers, softmax, raw, optimizer, raw.detach().clone(), tied)
 
     def coefficients(self, raw: Tensor) -> Tensor:
         return raw.softmax(dim=1) if self.softmax else raw / raw.shape[1]
@@ -142,7 +156,8 @@ class _Learning:
         # the layer without a name is the whole model, or what it holds itself; buffers that belong to no layer go with
         # it, or with the mean
         whole = coefficients[self.layers[""]] if "" in self.layers else coefficients.mean(dim=0)
-        return Mixture(of(whole), {layer: of(coefficients[row]) for layer, row in self.layers.items() if layer})
+        layers = {layer: of(coefficients[row]) for layer, row in self.layers.items() if layer}
+        return Mixture(of(whole), layers).tie(self.tied)
 
     def update(self, gradient: Gradient) -> None:
         by_row = torch.zeros_like(self.raw)
@@ -154,6 +169,8 @@ class _Learning:
         self.step += 1
 
     def note(self, validation_loss: float) -> None:
+        if self.step == 0:
+            self.start_loss = validation_loss
         if validation_loss < self.best_loss:
             self.best_loss, self.best_step, self.best_raw = validation_loss, self.step, self.raw.detach().clone()
 
@@ -161,6 +178,7 @@ class _Learning:
         adam = self.optimizer.state[self.raw]
         tensors = {"raw": self.raw.detach(), "best_raw": self.best_raw, **{key: adam[key] for key in adam}}
         numbers = {"steps": self.step, "best_step": self.best_step, "best_loss": self.best_loss}
+        numbers["start_loss"] = self.start_loss
         return {**numbers, "tensors": {name: tensor.tolist() for name, tensor in tensors.items()}}
 
     def load(self, state: dict[str, Any]) -> None:

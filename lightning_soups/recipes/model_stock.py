@@ -31,22 +31,28 @@ class ModelStock(Recipe):
 
     def cook(self, ingredients: Ingredients, evaluator: Evaluator) -> Mixture:
         """Measure directions; no question is asked."""
-        count = len(ingredients)
-        if count < 2:
-            raise ValueError(f"Model Stock needs at least two ingredients to compare their directions, got {count}.")
         origin = ingredients.initialization
-        products = evaluator.inner_products(ingredients, origin)
+        moved = [ingredient for ingredient in ingredients if ingredient != origin]  # which has no direction
+        if len(moved) < 2:
+            raise ValueError(
+                f"Model Stock needs at least two ingredients to compare their directions, got {len(moved)}."
+            )
+        products = evaluator.inner_products(moved, origin)
         general = ratio(torch.stack(list(products.values())).sum(dim=0))
         if general is None:
             raise ValueError(
                 "All ingredients have the weights that they started from: there is no direction to measure."
             )
 
-        def mixed(share: float) -> dict[Ingredient, float]:
-            return {origin: 1 - share, **dict.fromkeys(ingredients, share / count)}
+        start, end = Mixture.uniform([origin]), Mixture.uniform(moved)
+        shares = {name: ratio(gram) for name, gram in products.items()}
+        points = {name: start.interpolate(end, share) for name, share in shares.items() if share is not None}
 
-        layers = {name: ratio(gram) for name, gram in products.items()}
-        return Mixture(mixed(general), {name: mixed(own) for name, own in layers.items() if own is not None})
+        def coefficients(point: Mixture) -> dict[Ingredient, float]:
+            return {member: point.coefficients.get(member, 0.0) for member in (origin, *moved)}
+
+        layers = {name: coefficients(point) for name, point in points.items()}
+        return Mixture(coefficients(start.interpolate(end, general)), layers).tie(evaluator.tied_parameters())
 
 
 def ratio(gram: Tensor) -> float | None:

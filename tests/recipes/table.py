@@ -42,13 +42,18 @@ class Table(Evaluator):
         self.asked.append(names(mixture))
         return Score(self.value("".join(sorted(names(mixture)))), self.mode)
 
-    def rank(self, ingredients: Ingredients) -> list[Ingredient]:
+    def rank(self, ingredients: Ingredients, as_recorded: bool = False) -> list[Ingredient]:
+        if as_recorded:
+            return ingredients.best_first()
         return sorted(ingredients, key=lambda one: Score(self.value(one.run), self.mode), reverse=True)
 
     def metrics(self, mixture: Mixture, label: str = "") -> dict[str, float]:
         raise NotImplementedError
 
     def inner_products(self, ingredients: Sequence[Ingredient], origin: Ingredient) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def tied_parameters(self) -> dict[str, str]:
         raise NotImplementedError
 
     def learner(self, loss: str, batch_size: int, validation_share: float, seed: int) -> Learner:
