@@ -134,7 +134,8 @@ class SoupTrainer(Trainer):
                 ``val_acc``. It may be logged as ``test_acc/<dataset>``, which names the datasets.
             metric_mode: Whether more (``max``) or less (``min``) of ``metric`` is better. By default what the logged
                 ``torchmetrics.Metric`` declares, or as for the monitor when it is its counterpart.
-            names: Names of the test dataloaders, in their order.
+            names: Names of the test dataloaders, in their order. Without them, metrics that are logged at the end of
+                the epoch as ``test_acc/<dataset>`` come in alphabetical order.
             in_distribution: Which of the test datasets are like the training data; the others count as shifted. By
                 default the first one.
             outputs_of: The submodule whose outputs (logits, usually) ensembles average. By default those of the

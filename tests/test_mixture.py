@@ -89,3 +89,11 @@ def test_interpolation_of_every_coefficient() -> None:
     assert middle.coefficients_of("net.1.weight") == {A: 0.375, B: 0.5}
     beyond = start.interpolate(end, 1.5)
     assert beyond.coefficients == {A: 0.25, B: 0.75}
+
+
+def test_names_of_one_tensor_are_tied() -> None:
+    mixture = Mixture({A: 0.5, B: 0.5}, {"enc": {A: 0.2, B: 0.8}, "dec": {A: 1.0, B: 0.0}})
+    tied = mixture.tie({"dec.weight": "enc.weight"})
+    assert tied.coefficients_of("dec.weight") == {A: 0.2, B: 0.8}
+    assert tied.coefficients_of("dec.bias") == {A: 1.0, B: 0.0}
+    assert Mixture.uniform([A, B]).tie({"dec.weight": "enc.weight"}) == Mixture.uniform([A, B])

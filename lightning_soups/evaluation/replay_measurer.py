@@ -79,6 +79,7 @@ class ReplayMeasurer(Measurer):
         self._what = what
         self._tap: OutputTap | None = None
         self._outputs: dict[Mixture, Outputs] = {}
+        self._refuted: set[int] = set()  # by every model so far
         loop.before_reading = staging.wait
         logged = self._pass(first)
         self._reported = Reported(logged, loop.dataloaders, what.metric, monitor, what.names)
@@ -115,16 +116,17 @@ class ReplayMeasurer(Measurer):
 
     def per_sample(self, model: Mixture | Mapping[Mixture, float]) -> dict[str, Tensor | None]:
         """See :meth:`Measurer.per_sample`: a full pass, and one in batches of one sample where that does not tell."""
-        if self._loop.loaders is None or not in_fixed_order(self._loop):
+        known = self._reported.of_known_loaders and self._loop.loaders is not None
+        if not known or not in_fixed_order(self._loop):
             return dict.fromkeys(self.datasets)
         written = model if isinstance(model, Mixture) else next(iter(model))
-        seen = SeenInPassing(self._loop, self._names)
+        seen = SeenInPassing(self._loop, self._names, self._refuted)
         with nullcontext() if isinstance(model, Mixture) else self._playing(model), seen():
             whole = self._reported.values(self._pass(written, seen.after_batch))
         if isinstance(model, Mixture):
             self._known[model] = whole
         self._progress.measured("each sample")
-        found = {name: seen.values(index, whole[name]) for index, name in enumerate(self.datasets)}
+        found = dict(zip(self.datasets, seen.values([whole[name] for name in self.datasets]), strict=True))
         if any(values is None for values in found.values()):
             single = OneByOne(
                 self._loop, self._names, lambda: self._unsaved.restore(self._loop.trainer.lightning_module)

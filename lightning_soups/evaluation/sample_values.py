@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed
-from torch.utils._pytree import tree_flatten, tree_unflatten
 from torchmetrics import Metric
 
 from lightning_soups.evaluation.kept_loop import KeptLoop
@@ -15,6 +14,7 @@ from lightning_soups.evaluation.log_spy import LogSpy
 from lightning_soups.evaluation.order import Outcomes, Watch
 from lightning_soups.evaluation.outputs import Outputs
 from lightning_soups.evaluation.regroup import Batches, Regroup, nothing, regroup
+from lightning_soups.evaluation.structure import flatten, unflatten
 
 _ROUNDING = 1e-5  # relative, of float32 sums
 _OVER_BATCHES = 1e-4  # of a mean over batches as well
@@ -23,20 +23,23 @@ _OVER_BATCHES = 1e-4  # of a mean over batches as well
 class SeenInPassing:
     """Watches a full pass and judges each sample by the predictions that the module's metrics are updated with.
 
-    Each sample is right or wrong, and has a loss. Which of these the reported metric is of, if any, shows in the mean.
+    Each sample is right or wrong, and has a loss. Which of these the reported metric is of, if any, shows in the mean;
+    where the means of several are the same, as those of right and wrong are at one half, in those of other passes.
 
     Args:
         loop: The kept loop, running.
         names: What the module calls the metric, for each dataloader.
+        refuted: Numbers the kinds whose mean was not the metric of some model on some dataset; added to by each pass.
 
     Attributes:
         batches: Of the pass, in order: the index of the dataloader and the number of samples.
     """
 
-    def __init__(self, loop: KeptLoop, names: Sequence[str]) -> None:
+    def __init__(self, loop: KeptLoop, names: Sequence[str], refuted: set[int]) -> None:
         self._watch = Watch(loop.trainer.lightning_module)
         self._spy = LogSpy(loop.trainer.lightning_module)
         self._names = names
+        self._refuted = refuted
         self._outcomes: list[list[Outcomes | None]] = [[] for _ in names]
         self.batches: list[tuple[int, int]] = []
 
@@ -53,24 +56,36 @@ class SeenInPassing:
         self.batches.append((dataloader, rows))
         return False
 
-    def values(self, dataloader: int, whole: float) -> Tensor | None:
-        """The metric of each sample, of all processes; every process must call this.
+    def values(self, wholes: Sequence[float]) -> list[Tensor | None]:
+        """The metric of each sample of each dataloader, of all processes; every process must call this.
 
         Args:
-            dataloader: The index of the samples' dataloader.
-            whole: The metric of all of them.
+            wholes: The metric of all samples of each dataloader.
 
         Returns:
-            Float64, shape (n,), with the metric as their mean; None when it is the mean of nothing that was seen.
+            Float64, shape (n,), with the metric as their mean; None when it is the mean of nothing that was seen, or
+            may be the mean of several things.
         """
-        outcomes = self._outcomes[dataloader]
+        seen = [_of_all_processes(self._kinds(outcomes), dim=1) for outcomes in self._outcomes]
+        for kinds, whole in zip(seen, wholes, strict=True):
+            if kinds is not None and math.isfinite(whole):
+                self._refuted |= {i for i, kind in enumerate(kinds) if not _is_mean(whole, kind, _ROUNDING)}
+        return [
+            None if kinds is None or not math.isfinite(whole) else self._only_one(kinds)
+            for kinds, whole in zip(seen, wholes, strict=True)
+        ]
+
+    def _kinds(self, outcomes: Sequence[Outcomes | None]) -> Tensor | None:
+        """What each sample may count as: right, wrong, its loss."""
         found = [one for one in outcomes if one is not None]
-        own = None
-        if found and len(found) == len(outcomes):
-            wrong, loss = (torch.cat([getattr(one, kind) for one in found]).double() for kind in ("wrong", "loss"))
-            own = torch.stack([1 - wrong, wrong, loss])
-        kinds = _of_all_processes(own, dim=1)
-        return None if kinds is None else next((kind for kind in kinds if _is_mean(whole, kind, _ROUNDING)), None)
+        if not found or len(found) < len(outcomes):
+            return None
+        wrong, loss = (torch.cat([getattr(one, kind) for one in found]).double() for kind in ("wrong", "loss"))
+        return torch.stack([1 - wrong, wrong, loss])
+
+    def _only_one(self, kinds: Tensor) -> Tensor | None:
+        left = [kind for index, kind in enumerate(kinds) if index not in self._refuted]
+        return left[0] if left and all(torch.equal(left[0], other) for other in left[1:]) else None
 
 
 class OneByOne:
@@ -112,11 +127,11 @@ class OneByOne:
             return None
         single: Outputs = []
         for output, (dataloader, rows) in zip(outputs, batches, strict=True):
-            leaves, spec = tree_flatten(output)
+            leaves, structure = flatten(output)
             if not all(isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == rows for leaf in leaves):
                 return None
             if self._sources[dataloader] is not None:
-                single += [tree_unflatten([leaf[row : row + 1] for leaf in leaves], spec) for row in range(rows)]
+                single += [unflatten([leaf[row : row + 1] for leaf in leaves], structure) for row in range(rows)]
         return single
 
     @contextmanager
@@ -132,7 +147,15 @@ class OneByOne:
         return False
 
     def values(self, dataloader: int, whole: float) -> Tensor | None:
-        """See :meth:`SeenInPassing.values`; None when the metric is no mean over samples."""
+        """The metric of each sample, of all processes; every process must call this.
+
+        Args:
+            dataloader: The index of the samples' dataloader.
+            whole: The metric of all of them.
+
+        Returns:
+            Float64, shape (n,), with the metric as their mean; None when it is no mean over samples.
+        """
         own = self._values[dataloader]
         values = _of_all_processes(torch.tensor(own, dtype=torch.float64) if own else None, dim=0)
         return values if values is not None and _is_mean(whole, values, _OVER_BATCHES) else None

@@ -156,16 +156,24 @@ def _conclusions(rows: Sequence[Mapping[str, Cell]], grouped: Groups, measurer: 
     for column, title in groups(measurer):
         points: dict[str, list[Point]] = {group: [] for group in grouped.order}
         for row in rows:
-            points[str(row["group"])].append((number(row, "angle"), number(row, f"{_GAIN} {column}")))
+            if math.isfinite(gain := number(row, f"{_GAIN} {column}")):
+                points[str(row["group"])].append((number(row, "angle"), gain))
+        points = {group: within for group, within in points.items() if within}
         everything = [point for within in points.values() for point in within]
+        if not everything:
+            sentences.append(f"{title}: {measurer.metric} is NaN or infinite in every pair, so there are no gains.")
+            continue
         gains, found = [gain for _, gain in everything], rank_correlation(everything)
         sentences.append(
-            f"{title}: {sum(gain > 0 for gain in gains)} of {len(rows)} averages are better than the mean of their two"
+            f"{title}: {sum(gain > 0 for gain in gains)} of {len(gains)} averages are better than the mean of their two"
             f" models; the mean gain is {fmean(gains):.4f}. Rank correlation of angle and gain: {shown(found)},"
             f" {_in_words(found)}."
         )
         if len(points) > 1:
             sentences[-1] += f" By {grouped.title}, {by_group(points, rank_correlation)}."
+        if left_out := len(rows) - len(gains):
+            pairs = f"{left_out} more pair{'s' * (left_out != 1)}"
+            sentences[-1] += f" Left out: {pairs}, where {measurer.metric} is NaN or infinite."
     return sentences
 
 

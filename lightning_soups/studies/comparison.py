@@ -166,13 +166,23 @@ def _conclusions(rows: Sequence[dict[str, Cell]], measurer: Measurer) -> list[st
             verdicts[verdict].append(f"{row['model']} ({difference:+.4f}, {low:+.4f} to {high:+.4f})")
         told = [f"{verdict} the best single model: {', '.join(names)}" for verdict, names in verdicts.items() if names]
         sentences += [f"{title}: {'; '.join(told)}."] if told else []
-    unknown = [str(row["dataset"]) for row in rows if row["low"] is None and row["model"] != BEST]
+    without = [row for row in rows if row["low"] is None and row["model"] != BEST]
+    unknown = [str(row["dataset"]) for row in without if math.isfinite(number(row, "difference"))]
     if unknown:
         sentences.append(
             f"No intervals where {measurer.metric} is no mean over samples, or single samples cannot be told apart:"
             f" {', '.join(dict.fromkeys(unknown))}."
         )
-    if len(set(unknown)) < len({row["dataset"] for row in rows}):
+    where: dict[str, list[str]] = {}
+    for row in rows:
+        if not math.isfinite(number(row, "value")):
+            where.setdefault(str(row["model"]), []).append(str(row["dataset"]))
+    if where:
+        told = [f"{name} ({', '.join(datasets)})" for name, datasets in where.items()]
+        sentences.append(f"No intervals for models whose {measurer.metric} is NaN or infinite: {', '.join(told)}.")
+    if BEST in where:
+        sentences[-1] += " Nothing can be compared with the best single model there."
+    if any(row["low"] is not None for row in rows):
         sentences.append(
             "An interval says what other test samples would change, not what other training runs would: a new sweep may"
             " differ by more."

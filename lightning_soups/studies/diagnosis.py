@@ -197,9 +197,18 @@ def _short(name: str) -> str:
 
 
 def _about_soups(ranked: Sequence[Ingredient], kept: Sequence[Ingredient], evaluator: Evaluator) -> str:
-    best, everything = (float(evaluator.score(Mixture.uniform(some))) for some in (ranked[:1], ranked))
-    told = f"On the held-out data the best ingredient scores {best:.4f}, the uniform soup of all {everything:.4f}"
+    best, everything = (evaluator.score(Mixture.uniform(some)) for some in (ranked[:1], ranked))
+    told = (
+        f"On the held-out data the best ingredient scores {float(best):.4f}, the uniform soup of all"
+        f" {float(everything):.4f}"
+    )
+    left = best
     if 1 < len(kept) < len(ranked):
-        score = float(evaluator.score(Mixture.uniform(kept), label="uniform, of those to keep"))
-        told += f", that of the {len(kept)} to keep {score:.4f}"
+        left = evaluator.score(Mixture.uniform(kept), label="uniform, of those to keep")
+        told += f", that of the {len(kept)} to keep {float(left):.4f}"
+    if len(kept) < len(ranked) and everything > left:
+        told += (
+            ". So leaving ingredients out makes the uniform soup worse here, whatever speaks against them: let a greedy"
+            " soup decide"
+        )
     return f"{told}."

@@ -25,7 +25,19 @@ def by_name(**values: tuple[int, float]) -> dict[str, Logged]:
 
 
 @pytest.mark.parametrize(
-    ("monitor", "name"), [("val_acc", "test_acc"), ("acc/val", "acc/test"), ("valid_loss", "test_loss"), ("f1", "f1")]
+    ("monitor", "name"),
+    [
+        ("val_acc", "test_acc"),
+        ("acc/val", "acc/test"),
+        ("valid_loss", "test_loss"),
+        ("validation_acc", "test_acc"),
+        ("validation/acc_val", "test/acc_test"),
+        ("valAcc", "testAcc"),
+        ("val_interval_validity", "test_interval_validity"),
+        ("val_acc/dataloader_idx_0", "test_acc"),
+        ("acc/dataloader_idx_12", "acc"),
+        ("f1", "f1"),
+    ],
 )
 def test_the_counterpart_of_the_monitor(monitor: str, name: str) -> None:
     found = logged("other", name)
@@ -44,6 +56,24 @@ def test_names_after_a_slash_are_those_of_the_datasets() -> None:
     assert reported.mode is None
     assert reported.values(found) == {"plain": 0.9, "noisy": 0.7}
     assert Reported(found, 2, "test_loss", "val_acc", ("a", "b")).values(found) == {"a": 0.3, "b": 0.5}
+
+
+def test_what_is_logged_at_the_end_of_the_epoch_is_matched_by_name() -> None:
+    values = {"noisy": 0.7, "plain": 0.9}
+    found = {f"test_acc/{name}": Logged(value, "max", f"test_acc/{name}") for name, value in values.items()}
+    found["test_loss"] = Logged(0.3, "min", "test_loss")
+    reported = Reported(found, 2, None, "val_acc", None)
+    assert (reported.metric, reported.mode, reported.like_monitor) == ("test_acc", "max", True)
+    assert (reported.datasets, reported.of_known_loaders) == (("noisy", "plain"), False)
+    assert reported.values(found) == values
+    named = Reported(found, 2, "test_acc", "val_f1", ("plain", "noisy"))
+    assert (named.datasets, named.of_known_loaders) == (("plain", "noisy"), True)
+    assert named.values(found) == values
+    assert named.logged_names(found) == ["test_acc/plain", "test_acc/noisy"]
+    with pytest.raises(MisconfigurationException, match=r"has to list \['noisy', 'plain'\].*got \['a', 'b'\]"):
+        Reported(found, 2, None, "val_acc", ("a", "b"))
+    with pytest.raises(MisconfigurationException, match="for each of the 3 test dataloaders"):
+        Reported(found, 3, None, "val_acc", None)
 
 
 def test_one_dataloader_needs_no_index() -> None:

@@ -134,6 +134,26 @@ def test_an_ingredient_that_never_moved_has_no_angle(recorded: Path, tmp_path: P
     AngleAdvantage().draw(loaded)
 
 
+def test_pairs_with_nan_are_left_out_and_counted(recorded: Path, tmp_path: Path, result: StudyResult) -> None:
+    found = Ingredients.load(recorded)
+    broken = torch.load(found[3].path, weights_only=True)
+    broken["state_dict"] = {name: value.clone().fill_(math.nan) for name, value in broken["state_dict"].items()}
+    torch.save(broken, tmp_path / "nan.ckpt")
+    own = Ingredients([*found[:3], replace(found[3], path=tmp_path / "nan.ckpt")], found.directory)
+    options = {"monitor": "val_loss", "mode": "min", "metric": "test_loss"}
+    spoiled, clean = (
+        study(AngleAdvantage(), some, tmp_path / str(i), PlainNumbers(), **options).conclusions
+        for i, some in enumerate([own, Ingredients(found[:3], found.directory)])
+    )
+    for text, expected in zip(spoiled, clean, strict=True):
+        assert "of 3 averages" in text
+        assert text == f"{expected} Left out: 3 more pairs, where test_loss is NaN or infinite."
+    alone = Ingredients([found[0], own[3]], found.directory)
+    (text, _) = study(AngleAdvantage(), alone, tmp_path / "alone", PlainNumbers(), **options).conclusions
+    assert text == "plain (in distribution): test_loss is NaN or infinite in every pair, so there are no gains."
+    assert not any("Left out" in text for text in result.conclusions)
+
+
 def test_what_cannot_be_studied_is_refused(recorded: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="`max_pairs` must be at least 1, got 0"):
         AngleAdvantage(max_pairs=0)

@@ -158,6 +158,38 @@ def test_without_values_of_samples_there_are_no_intervals(recorded: Path, tmp_pa
     assert found.path.with_suffix(".png").exists()
 
 
+def test_only_the_models_that_are_nan_have_no_intervals(recorded: Path, tmp_path: Path) -> None:
+    for one in Ingredients.load(recorded)[:2]:
+        (tmp_path / f"{one.run}.ckpt").write_bytes(one.path.read_bytes())
+    broken = torch.load(tmp_path / f"{one.run}.ckpt", weights_only=True)
+    broken["state_dict"] = {name: value.clone().fill_(math.nan) for name, value in broken["state_dict"].items()}
+    torch.save(broken, tmp_path / "nan.ckpt")
+    how = {"monitor": "val_loss", "mode": "min", "metric": "test_loss"}
+    found = study(Comparison(RECIPES), str(tmp_path / "*.ckpt"), tmp_path, PlainNumbers(), **how)
+    gone = {row["model"] for row in found.rows if row["low"] is None} - {"best single"}
+    assert gone == {"uniform soup", "ensemble of all"}
+    where = f"(plain, {SHIFT}, noisy, noisier)"
+    told = f"whose test_loss is NaN or infinite: uniform soup {where}, ensemble of all {where}."
+    assert any(text.endswith(told) for text in found.conclusions)
+    assert not any("is no mean over samples" in text for text in found.conclusions)
+    assert any("not what other training runs would" in text for text in found.conclusions)
+
+
+def test_a_best_model_that_is_infinite_has_nothing_to_compare_with(recorded: Path, tmp_path: Path) -> None:
+    class Infinite(PlainNumbers):
+        """On one dataset, for every model."""
+
+        def test_step(self, batch: list[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+            loss = torch.tensor(math.inf if dataloader_idx == 1 else 1.0) * self(batch[0]).exp().mean()
+            self.log(f"test_loss/{NAMES[dataloader_idx]}", loss, add_dataloader_idx=False)
+
+    how = {"monitor": "val_loss", "mode": "min", "metric": "test_loss"}
+    found = study(Comparison([UniformSoup()]), recorded, tmp_path, Infinite(), **how)
+    (text,) = [text for text in found.conclusions if text.startswith("No intervals")]
+    assert f"best single ({SHIFT}, noisy), uniform soup ({SHIFT}, noisy)" in text
+    assert text.endswith(" Nothing can be compared with the best single model there.")
+
+
 def test_what_cannot_be_cooked_is_left_out_with_a_reason(recorded: Path, tmp_path: Path) -> None:
     for one in Ingredients.load(recorded):
         (tmp_path / f"{one.run}.ckpt").write_bytes(one.path.read_bytes())

@@ -201,6 +201,30 @@ def test_nothing_to_say_and_nothing_left() -> None:
     assert about_starts([look("a"), look("b", start=None)]).endswith("partly known: 1 from a, 1 not recorded.")
 
 
+def test_advice_that_makes_the_soup_worse_is_qualified(recorded: Path, tmp_path: Path, result: StudyResult) -> None:
+    """Three models on one side of a good one, and one so far on the other that it is the mean of all."""
+    good = torch.load(Ingredients.load(recorded)[-1].path, weights_only=True)
+    torch.manual_seed(0)
+    noise = {name: 0.6 * torch.randn_like(value) for name, value in good["state_dict"].items()}
+    states = {}
+    for name, share in {"a": 0.45, "b": 0.5, "c": 0.55, "other": -1.5}.items():
+        states[name] = {key: value + share * noise[key] for key, value in good["state_dict"].items()}
+        torch.save({**good, "state_dict": states[name]}, tmp_path / f"{name}.ckpt")
+    found = study(Diagnosis(points=1), str(tmp_path / "*.ckpt"), tmp_path, monitor="val_loss", mode="min")
+    verdicts = {row["ingredient"].rpartition("/")[2]: row["verdict"] for row in found.rows}
+    assert verdicts.pop("other").startswith("leave out: ")
+    assert set(verdicts.values()) == {"keep"}
+    everything, kept = (
+        float(losses(logits(mean([states[name] for name in some]), HELD_OUT), HELD_OUT).mean())
+        for some in (states, verdicts)
+    )
+    assert everything < kept
+    (text,) = [text for text in found.conclusions if text.startswith("On the held-out data the best")]
+    qualified = "So leaving ingredients out makes the uniform soup worse here"
+    assert f"of all {everything:.4f}, that of the 3 to keep {kept:.4f}. {qualified}" in text
+    assert qualified not in "".join(result.conclusions)
+
+
 def test_what_cannot_work_is_refused(recorded: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least two, got 1"):
         study(Diagnosis(), Ingredients.load(recorded)[:1], tmp_path)

@@ -1,5 +1,7 @@
 """What is put out is recorded and averaged, call by call."""
 
+from collections import namedtuple
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -12,6 +14,19 @@ from lightning_soups.evaluation.outputs import OutputTap
 from tests.helpers import FEATURES, Classifier
 
 CPU = torch.device("cpu")
+Pair = namedtuple("Pair", ["mean", "rest"])
+
+
+@dataclass(frozen=True)
+class Output:
+    """What some modules put out instead of a tensor."""
+
+    logits: Tensor
+    more: Any = None
+    rows: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", len(self.logits))
 
 
 class Structured(LightningModule):
@@ -53,11 +68,11 @@ def test_half_precision_is_not_summed_in_itself() -> None:
         assert torch.equal(module(0), torch.full((3,), 20000.0, dtype=torch.float16))
 
 
-def test_structures_keep_their_shape_and_what_is_no_float_is_the_first_models() -> None:
+def test_structures_keep_their_shape_and_what_is_no_float() -> None:
     def output(value: float) -> dict[str, Any]:
         return {
             "logits": torch.full((2, 3), value),
-            "more": [(torch.tensor([value * 1j]), torch.tensor([int(value)])), None, "words"],
+            "more": [(torch.tensor([value * 1j]), torch.tensor([7])), None, "words"],
         }
 
     module = Structured(output(1.0), output(5.0))
@@ -71,8 +86,69 @@ def test_structures_keep_their_shape_and_what_is_no_float_is_the_first_models() 
     assert torch.equal(played["logits"], torch.full((2, 3), 3.0))
     ((complex_number, integer), nothing, words) = played["more"]
     assert complex_number.tolist() == [3j]
-    assert integer.tolist() == [1]
+    assert integer.tolist() == [7]
     assert (nothing, words) == (None, "words")
+
+
+def played(*results: Any) -> Any:
+    """The mean of what models put out."""
+    module = Structured(*results)
+    tap = OutputTap(module, "")
+    recordings = []
+    for index in range(len(results)):
+        with tap.record() as outputs:
+            module(index)
+        recordings.append(outputs)
+    with tap.play(recordings, [1 / len(results)] * len(results), CPU):
+        return module(0)
+
+
+def test_dataclasses_are_looked_into() -> None:
+    def output(value: float) -> dict[str, Any]:
+        inner = Output(torch.full((2,), 10 * value))
+        return {"all": [Output(torch.full((2, 3), value), Pair(torch.tensor([value]), inner))]}
+
+    (found,) = played(output(1.0), output(3.0))["all"]
+    assert isinstance(found, Output)
+    assert torch.equal(found.logits, torch.full((2, 3), 2.0))
+    assert found.more.mean.tolist() == [2.0]
+    assert found.more.rest.logits.tolist() == [20.0, 20.0]
+    assert (found.rows, found.more.rest.rows) == (2, 2)
+    with pytest.raises(MisconfigurationException, match="different structures"):
+        played(Output(torch.zeros(2)), {"logits": torch.zeros(2), "more": None, "rows": 2})
+
+
+class Opaque:
+    """Holds logits where nobody finds them."""
+
+    def __init__(self) -> None:
+        self.logits = torch.zeros(2, 3)
+
+
+@pytest.mark.parametrize(("make", "kind"), [(Opaque, "Opaque"), (lambda: torch.tensor([1, 2]), "Tensor")])
+def test_outputs_without_numbers_are_refused(make: Any, kind: str) -> None:
+    with pytest.raises(MisconfigurationException, match=rf"no floating-point tensors.*'{kind}'.*as `outputs_of`"):
+        played(make(), make())
+    alone = make()
+    assert type(played(alone)) is type(alone)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda value: torch.tensor([value]), str, lambda value: Opaque(), lambda value: value]
+)
+def test_what_differs_between_models_and_is_no_number_is_refused(make: Any) -> None:
+    first, second = ({"logits": torch.zeros(1, 3), "labels": make(value)} for value in (0, 1))
+    with pytest.raises(MisconfigurationException, match=r"differs between models.*as `outputs_of`"):
+        played(first, second)
+
+
+def test_a_single_number_is_averaged_with_a_warning() -> None:
+    module = Structured(*({"loss": torch.tensor(loss), "logits": torch.full((2, 3), loss)} for loss in (1.0, 2.0)))
+    tap, outputs = recorded(module, 0, 1)
+    play = tap.play([outputs, outputs[::-1]], [0.5, 0.5], CPU)
+    with pytest.warns(UserWarning, match=r"`forward` puts out single numbers.*as `outputs_of`") as warned, play:
+        assert [float(module(index)["loss"]) for index in range(2)] == [1.5, 1.5]
+    assert len(warned) == 1
 
 
 def test_what_was_recorded_is_a_copy() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from torchmetrics.classification import MulticlassF1Score
 
 from lightning_soups import Ingredients, Mixture, Study
@@ -106,6 +106,35 @@ def test_a_loss_is_seen_in_passing_beside_a_metric(recorded: Path, tmp_path: Pat
     assert one_by_one == []
 
 
+@pytest.mark.parametrize(("halves", "passes"), [(NAMES, 1), (NAMES[1:], 0)])
+def test_an_error_of_one_half_is_not_taken_for_accuracy(recorded, tmp_path, one_by_one, halves, passes) -> None:
+    """Unless another dataset or a model before it tells, single samples do."""
+    first, _, third = weights(Ingredients.load(recorded))
+    chosen = {}
+    for name in NAMES:
+        correct = right(logits(first, name), name)
+        own = [(correct == kind).nonzero().flatten().tolist() for kind in (0, 1)]
+        chosen[name] = [i for kind in own for i in (kind[: min(map(len, own))] if name in halves else kind)]
+
+    class Halves(Shifted):
+        def test_dataloader(self) -> list[DataLoader]:
+            return [DataLoader(Subset(dataset(name), chosen[name]), batch_size=16) for name in NAMES]
+
+    class Errors(ManyTests):
+        def test_step(self, batch: list[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+            super().test_step(batch, batch_idx, dataloader_idx)
+            wrong = (self(batch[0]).argmax(dim=1) != batch[1]).float().mean()
+            self.log(f"test_error/{NAMES[dataloader_idx]}", wrong, add_dataloader_idx=False)
+
+    how = {"metric": "test_error", "metric_mode": "min", "outputs_of": "net"}
+    found = run(EachSample(), recorded, tmp_path, Errors(), datamodule=Halves(), **how).details["values"]
+    for name in NAMES:
+        for model, state in (("single", first), ("last", third)):
+            expected = 1 - right(logits(state, name), name)[chosen[name]]
+            assert found[model][name] == pytest.approx(expected.tolist(), abs=1e-6), (model, name)
+    assert len(one_by_one) == passes
+
+
 def test_outputs_that_cannot_be_cut_into_samples_are_recorded_again(recorded: Path, tmp_path: Path) -> None:
     class TwoCalls(PlainNumbers):
         """Calls ``forward`` twice in a step."""
@@ -125,6 +154,28 @@ def test_what_is_no_mean_over_samples_has_no_values(recorded: Path, tmp_path: Pa
 
     found = run(EachSample(), recorded, tmp_path, MacroF1()).details["values"]
     assert all(own == dict.fromkeys(NAMES) for own in found.values())
+
+
+class AtTheEnd(ManyTests):
+    """Logs at the end of the epoch, where Lightning does not know which dataloader a value is of."""
+
+    def test_step(self, batch: list[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.accuracies[dataloader_idx].update(self(batch[0]), batch[1])
+
+    def on_test_epoch_end(self) -> None:
+        for name, metric in zip(NAMES, self.accuracies, strict=True):
+            self.log(f"test_acc/{name}", metric.compute())
+            metric.reset()
+
+
+def test_what_is_logged_at_the_end_has_values_where_names_tell_dataloaders(recorded: Path, tmp_path: Path) -> None:
+    assert_right(run(EachSample(), recorded, tmp_path / "a", AtTheEnd(), names=NAMES).details, recorded, right)
+    found = run(EachSample(), recorded, tmp_path / "b", AtTheEnd())
+    assert found.datasets == tuple(sorted(NAMES))
+    assert all(own == dict.fromkeys(NAMES) for own in found.details["values"].values())
+    first = weights(Ingredients.load(recorded))[0]
+    for name in NAMES:
+        assert found.details["again"][0][name] == pytest.approx(float(right(logits(first, name), name).mean()))
 
 
 def test_a_step_that_takes_no_single_samples_has_no_values(recorded: Path, tmp_path: Path) -> None:
