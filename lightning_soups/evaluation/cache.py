@@ -179,6 +179,25 @@ class CachedLoader:
         return store
 
 
+def caveats_about_changes(loaders: Iterable[CachedLoader]) -> Iterator[str]:
+    """Say which held-out dataloaders give other batches when they are read again, in words for the user.
+
+    Args:
+        loaders: After their first pass.
+    """
+    for index, loader in enumerate(loaders):
+        if loader.changes():
+            kept = (
+                "The batches of its first pass were kept, so that all candidates were compared on the same data."
+                if loader.store is not None
+                else "Candidates were compared on different data, so decisions are partly noise."
+            )
+            yield (
+                f"Held-out dataloader {index} gives other batches each time it is read: it shuffles, or changes"
+                f" samples at random. {kept} Use shuffle=False and no random augmentation for held-out data."
+            )
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that are free on a device, within this container's limit when there is one."""
     if device.type == "cuda":

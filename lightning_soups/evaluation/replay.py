@@ -3,7 +3,7 @@
 import itertools
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from lightning_soups.evaluation.cache import caveats_about_changes
 from lightning_soups.evaluation.evaluator import Evaluator
 from lightning_soups.evaluation.kept_loop import KeptLoop
 from lightning_soups.evaluation.learner import Learner
@@ -19,6 +20,7 @@ from lightning_soups.evaluation.module_state import UnsavedState
 from lightning_soups.evaluation.monitored import gather
 from lightning_soups.evaluation.progress import RecipeProgress
 from lightning_soups.evaluation.recipe_state import RecipeState
+from lightning_soups.evaluation.recorded import agree, best_recorded_first, exact_scores
 from lightning_soups.evaluation.rejection import EarlyRejection
 from lightning_soups.evaluation.replay_learner import ReplayLearner
 from lightning_soups.evaluation.staging import Staging
@@ -215,25 +217,19 @@ class ReplayEvaluator(Evaluator):
         return below if below is not None and beat is not None and not below >= beat else None
 
     def _by_records(self, ingredients: Ingredients) -> list[Ingredient]:
-        if unrecorded := [one.name for one in ingredients if self._monitor not in one.metrics]:
-            raise ValueError(f"There is no recorded {self._monitor!r} of these ingredients: {unrecorded}.")
-        mode = self._mode
-        if mode is None:
+        if self._mode is None:
             raise MisconfigurationException(
-                f"Whether a larger {self._monitor!r} is better is not recorded. Pass `mode`."
+                f"Whether a larger {self._monitor!r} is better is not recorded. Pass mode='max' or mode='min'."
             )
-        return sorted(ingredients, key=lambda one: Score(one.metrics[self._monitor], mode), reverse=True)
+        return best_recorded_first(ingredients, self._monitor, self._mode)
 
     def _rank_as_recorded(self, ingredients: Ingredients) -> list[Ingredient] | None:
-        recorded: dict[Ingredient, Score] = {}
-        for ingredient in ingredients:
-            if ingredient.score is not None and ingredient.exact and ingredient.monitor == self._monitor:
-                recorded[ingredient] = ingredient.score
-        if len(recorded) < len(ingredients) or {score.mode for score in recorded.values()} != {self._mode}:
+        recorded = exact_scores(ingredients, self._monitor, self._mode)
+        if recorded is None:
             return None
         ranked = sorted(ingredients, key=recorded.__getitem__, reverse=True)
         self._expect(ranked)
-        if not _agree(ranked[0].metrics, self.metrics(Mixture.uniform(ranked[:1]))):
+        if not agree(ranked[0].metrics, self.metrics(Mixture.uniform(ranked[:1]))):
             self._recorded.clear()
             rank_zero_info(
                 f"Evaluating {ranked[0].name!r} again gave other values than were recorded with it, so all ingredients"
@@ -286,19 +282,9 @@ class ReplayEvaluator(Evaluator):
 
     def _look_for_changes(self) -> None:
         """After the first pass: would another one see other data?"""
-        if not self._loop.trainer.is_global_zero:  # who saves the soup; the others would only compete for the cores
-            return
-        for index, loader in enumerate(self._loop.loaders or []):
-            if loader.changes():
-                kept = (
-                    "The batches of its first pass were kept, so that all candidates were compared on the same data."
-                    if loader.store is not None
-                    else "Candidates were compared on different data, so decisions are partly noise."
-                )
-                self._add_caveat(
-                    f"Held-out dataloader {index} gives other batches each time it is read: it shuffles, or changes"
-                    f" samples at random. {kept} Use shuffle=False and no random augmentation for held-out data."
-                )
+        if self._loop.trainer.is_global_zero:  # who saves the soup; the others would only compete for the cores
+            for caveat in caveats_about_changes(self._loop.loaders or []):
+                self._add_caveat(caveat)
 
     def _add_caveat(self, text: str) -> None:
         self.caveats.append(text)
@@ -306,9 +292,3 @@ class ReplayEvaluator(Evaluator):
 
     def _over_processes(self, count: int) -> int:
         return int(gather(self._loop, [count]).sum())
-
-
-def _agree(recorded: Mapping[str, float], measured: Mapping[str, float]) -> bool:
-    """Whether every metric that was recorded and measured has the same value, up to the rounding of a sum."""
-    pairs = [(recorded[name], value) for name, value in measured.items() if name in recorded]
-    return all(math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9) or (math.isnan(a) and math.isnan(b)) for a, b in pairs)
