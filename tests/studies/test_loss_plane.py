@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from lightning_soups import Ingredient, Ingredients, LossPlane, Mixture, StudyResult
-from lightning_soups.evaluation.evaluator import Evaluator
 from lightning_soups.studies.plane import Plane, plane_through
 from lightning_soups.weights import inner_products
 from tests.helpers import mean, record
+from tests.recipes.table import Table
 from tests.studies.linear import Linear, flat, squared_loss, unflat
 from tests.studies.plain import HELD_OUT, NAMES, initialization, logits, right, study, weights
 
@@ -190,10 +190,8 @@ def test_models_on_one_line_make_no_plane(recorded: Path, tmp_path: Path, names:
         study(LossPlane(*names), everything, tmp_path, Linear(), monitor="val_loss", mode="min")
 
 
-class OnlyInnerProducts(Evaluator):
+class OnlyInnerProducts(Table):
     """Vectors as ingredients."""
-
-    rank = score = metrics = learner = load_state = save_state = None
 
     def __init__(self, vectors: dict[Ingredient, Tensor]) -> None:
         self._vectors = {one: {"weight": vector} for one, vector in vectors.items()}
