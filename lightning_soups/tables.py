@@ -85,7 +85,7 @@ def trace_table(soup: Soup) -> Table:
         soup: A cooked soup.
     """
     table = plain_table(f"{soup.recipe}: what it asked, in order")
-    table.caption = f"{sum(row.samples for row in soup.trace)} samples evaluated in all"
+    table.caption = f"{sum(row.samples for row in soup.trace)} samples evaluated for these questions"
     if any(row.early for row in soup.trace):
         table.caption += f"\n{REACH[soup.score.mode]}: left out early, more was out of reach"
     table.add_column("asked about", no_wrap=True)

@@ -65,7 +65,7 @@ def test_the_trace_reads_like_the_recipe() -> None:
         ["b", "0.1000", "start", "known"],
         ["1", "kept", "+", "c", "0.0500", "kept", "100"],
         ["2", "kept", "+", "a", "≥", "0.4000", "left", "out", "100"],
-        ["500", "samples", "evaluated", "in", "all"],
+        ["500", "samples", "evaluated", "for", "these", "questions"],
         ["≥:", "left", "out", "early,", "more", "was", "out", "of", "reach"],
     ]
     trace[:4] = [row(start, 0.1), row(Mixture.uniform([C]), 0.2, cached=True), row(start, 0.1, cached=True)]
