@@ -2,7 +2,6 @@
 
 import os
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any, Literal
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -13,13 +12,13 @@ from torch.nn.parameter import is_lazy
 
 from lightning_soups import records
 from lightning_soups.checkpointing import save_initialization, save_validated_weights
-from lightning_soups.files import local_path, safe_name
+from lightning_soups.files import safe_name
 from lightning_soups.logged import Logged, logged_in_epoch
+from lightning_soups.paths import AnyPath, any_path
 from lightning_soups.run_facts import every_metric, every_sample_once, hyperparameters
 from lightning_soups.run_folder import RunFolder, withdraw
 from lightning_soups.score import Mode, Score, validate_mode
 from lightning_soups.weights import fingerprint
-from lightning_soups.weights.reading import unsafe_types
 
 
 class SoupCallback(Callback):
@@ -30,7 +29,7 @@ class SoupCallback(Callback):
     written atomically after its checkpoint.
 
     Args:
-        dirpath: The soup directory, on a local or mounted disk, for example ``soups/digits``.
+        dirpath: The soup directory, for example ``soups/digits``, or a URL such as ``s3://bucket/soups/digits``.
         monitor: The logged metric that ranks checkpoints, for example ``val_acc``. It must be logged once per epoch
             (``on_epoch=True``, the default in ``validation_step``) before ``on_train_epoch_end``, where this callback
             decides.
@@ -63,7 +62,7 @@ class SoupCallback(Callback):
             raise ValueError(f"`monitor` must name a logged metric such as 'val_acc', got {monitor!r}.")
         if save_top_k < -1 or save_top_k == 0:
             raise ValueError(f"`save_top_k` must be at least 1, or -1 to keep all, got {save_top_k}.")
-        self.dirpath = local_path(dirpath, "dirpath")
+        self.dirpath = any_path(dirpath, "dirpath")
         self.monitor = monitor
         self.mode: Mode | None = None if mode is None else validate_mode(mode)
         self.save_top_k = save_top_k
@@ -171,10 +170,11 @@ class SoupCallback(Callback):
         if not trainer.strategy.broadcast(self._folder.wants(score)):
             return
         path = self._folder.checkpoint_path(trainer.current_epoch, trainer.global_step)
-        save_validated_weights(trainer, path)
+        refused = save_validated_weights(trainer, path)
         surplus = self._folder.keep(path, score)
         if trainer.is_global_zero:
             self._write_record(trainer, pl_module, path, score, metrics)
+            _warn_about(refused)
             for worse in surplus:
                 withdraw(worse)
 
@@ -188,14 +188,8 @@ class SoupCallback(Callback):
         return mode
 
     def _write_record(
-        self, trainer: Trainer, pl_module: LightningModule, path: Path, score: Score, metrics: dict[str, float]
+        self, trainer: Trainer, pl_module: LightningModule, path: AnyPath, score: Score, metrics: dict[str, float]
     ) -> None:
-        if types := unsafe_types(path):
-            rank_zero_warn(
-                f"The checkpoints of this run hold objects that cannot be read safely, so cooking will refuse them:"
-                f" {', '.join(types)}. Keep them out of the hyperparameters, for example with"
-                " self.save_hyperparameters(ignore=[...])."
-            )
         records.write_record(
             path.with_suffix(records.SUFFIX),
             {
@@ -223,4 +217,13 @@ class SoupCallback(Callback):
             f"SoupCallback(monitor={self.monitor!r}): no such metric was logged once per epoch.{hint} Logged were:"
             f" {available}. Choose one of them as `monitor`, or log it with self.log({self.monitor!r}, ...,"
             " on_epoch=True)."
+        )
+
+
+def _warn_about(refused: list[str]) -> None:
+    if refused:
+        rank_zero_warn(
+            f"The checkpoints of this run hold objects that cannot be read safely, so cooking will refuse them:"
+            f" {', '.join(refused)}. Keep them out of the hyperparameters, for example with"
+            " self.save_hyperparameters(ignore=[...])."
         )

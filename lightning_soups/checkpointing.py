@@ -5,7 +5,6 @@ Every process must call these functions, at the same point.
 
 from contextlib import nullcontext
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -13,9 +12,11 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
 from lightning_soups.files import replacing
+from lightning_soups.paths import AnyPath
+from lightning_soups.weights.reading import unsafe_types
 
 
-def save_initialization(trainer: Trainer, state_dict: dict[str, Tensor], path: Path) -> None:
+def save_initialization(trainer: Trainer, state_dict: dict[str, Tensor], path: AnyPath) -> None:
     """Save the weights that a fit starts from.
 
     Without the module's ``on_save_checkpoint``, which Lightning never calls before training, and without what
@@ -36,7 +37,7 @@ def save_initialization(trainer: Trainer, state_dict: dict[str, Tensor], path: P
     _save(trainer, checkpoint, path)
 
 
-def save_validated_weights(trainer: Trainer, path: Path) -> None:
+def save_validated_weights(trainer: Trainer, path: AnyPath) -> list[str]:
     """Save what ``trainer.save_checkpoint(weights_only=True)`` would, with the weights that were validated.
 
     Under ``WeightAveraging`` those are the averaged ones, which Lightning leaves out of weights-only checkpoints: it
@@ -45,6 +46,9 @@ def save_validated_weights(trainer: Trainer, path: Path) -> None:
     Args:
         trainer: In a fit.
         path: The file to create.
+
+    Returns:
+        The types in the checkpoint that cannot be read safely; on the process that wrote it.
     """
     checkpoint: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Trainer sets it dynamically
@@ -52,11 +56,13 @@ def save_validated_weights(trainer: Trainer, path: Path) -> None:
             callback.on_save_checkpoint(trainer, trainer.lightning_module, checkpoint)
     for key in ("current_model_state", "averaging_state"):
         checkpoint.pop(key, None)
-    _save(trainer, checkpoint, path)
+    return _save(trainer, checkpoint, path)
 
 
-def _save(trainer: Trainer, checkpoint: dict[str, Any], path: Path) -> None:
-    with replacing(path) if trainer.is_global_zero else nullcontext(path) as own:
+def _save(trainer: Trainer, checkpoint: dict[str, Any], path: AnyPath) -> list[str]:
+    with replacing(path) if trainer.is_global_zero else nullcontext() as own:
         temporary = trainer.strategy.broadcast(own)
+        assert temporary is not None
         trainer.strategy.save_checkpoint(checkpoint, temporary)
         trainer.strategy.barrier("SoupCallback")  # before the file is moved: several processes may write it
+        return [] if own is None else unsafe_types(own)

@@ -2,11 +2,11 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from lightning_soups.evaluation.kept_loop import KeptLoop
 from lightning_soups.evaluation.session import HeldOutQuestions, ask
 from lightning_soups.mixing import Mixer
+from lightning_soups.paths import AnyPath
 from lightning_soups.recipes import Recipe
 from lightning_soups.soup import Soup
 from lightning_soups.studies import Study
@@ -24,7 +24,7 @@ class Cook:
 
     recipe: Recipe
     questions: HeldOutQuestions
-    output: Path
+    output: AnyPath
 
     def __call__(self, loop: KeptLoop) -> Soup:
         """Cook and save."""

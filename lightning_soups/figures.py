@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, cast
 
 import matplotlib
@@ -10,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lightning_soups.files import replacing
+from lightning_soups.paths import AnyPath
 
 # Okabe and Ito's palette, which people with any colour vision can tell apart: https://jfly.uni-koeln.de/color/
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -57,7 +57,7 @@ def panels(
         yield figure, list(grid.flat)
 
 
-def save_figure(figure: Figure, stem: Path) -> None:
+def save_figure(figure: Figure, stem: AnyPath) -> None:
     """Write ``<stem>.png`` and ``<stem>.svg``, each atomically."""
     with matplotlib.rc_context(cast(Any, _STYLE)):
         for suffix, metadata in ((".png", None), (".svg", {"Date": None})):

@@ -3,25 +3,37 @@
 import json
 import os
 import re
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from upath import UPath
+
+from lightning_soups.paths import AnyPath, is_object_store
+
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; move it to ``path`` at once when the block ends without an error.
+def replacing(path: AnyPath) -> Iterator[Path]:
+    """Yield a temporary local path; move it to ``path`` at once when the block ends without an error.
 
-    The temporary name starts with a dot and ends in ``.tmp``, so no reader takes it for a record or a checkpoint.
-    The bytes are on disk before the name is (flush, fsync, rename).
+    On disks it is beside ``path``; its name starts with a dot and ends in ``.tmp``, so no reader takes it for a record
+    or a checkpoint. The bytes are on disk before the name is (flush, fsync, rename). What goes to a URL is uploaded
+    when it is complete.
 
     Args:
         path: The file to create or replace. Its folder is created.
     """
+    if not isinstance(path, Path):
+        with tempfile.TemporaryDirectory() as folder:
+            local = Path(folder) / path.name
+            yield local
+            _upload(local, path)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(_temporary_name(path))
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -31,7 +43,49 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, content: Any) -> None:
+def check_writable(path: AnyPath, parameter: str) -> None:
+    """Make sure that a file can be created, before work begins that ends in it. No folder is created.
+
+    Args:
+        path: What is going to be written.
+        parameter: What the user knows it as.
+
+    Raises:
+        ValueError: It cannot, and why.
+    """
+    try:
+        if isinstance(path, Path):
+            folder = next(folder for folder in path.absolute().parents if folder.exists())
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        else:
+            trial = path.with_name(_temporary_name(path))
+            trial.write_bytes(b"")
+            trial.unlink()
+    except Exception as error:  # storage libraries raise errors of their own
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"`{parameter}` cannot be written at {str(path)!r}: {reason}") from error
+
+
+def _upload(local: Path, url: UPath) -> None:
+    fs = url.fs
+    if is_object_store(url):  # an upload appears when it is complete, and renaming it would be another copy
+        fs.put_file(str(local), url.path)
+        return
+    url.parent.mkdir(parents=True, exist_ok=True)
+    temporary = url.with_name(_temporary_name(url))
+    try:
+        fs.put_file(str(local), temporary.path)
+        fs.mv(temporary.path, url.path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _temporary_name(path: AnyPath) -> str:
+    return f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+
+
+def write_json(path: AnyPath, content: Any) -> None:
     """Write strict JSON atomically.
 
     Args:
@@ -43,18 +97,6 @@ def write_json(path: Path, content: Any) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def local_path(path: str | os.PathLike[str], parameter: str) -> Path:
-    """Turn a user's path into one, refusing what would silently become an oddly named local folder.
-
-    Raises:
-        ValueError: It is empty or a URL.
-    """
-    text = os.fspath(path)
-    if not text or re.match(r"^[a-z][a-z0-9+.-]+://", text):
-        raise ValueError(f"`{parameter}` must be on a local or mounted disk, got {text!r}.")
-    return Path(text)
 
 
 def safe_name(text: str) -> str:

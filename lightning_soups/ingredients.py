@@ -9,9 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 from lightning_utilities.core.rank_zero import rank_zero_warn
+from upath import UPath
 
 from lightning_soups import records
+from lightning_soups.local_copies import local_copy
+from lightning_soups.paths import AnyPath, any_path, common_folder, fresh, in_order
 from lightning_soups.score import Mode, Score
 from lightning_soups.weights import read_checkpoint
 
@@ -23,7 +28,7 @@ class Ingredient:
     """One checkpoint of one run, with what was known when it was recorded. Immutable; equal when the path is equal.
 
     Args:
-        path: The checkpoint file.
+        path: The checkpoint file; a ``Path``, or a ``UPath`` for a URL.
         run: The run that wrote it.
         metrics: Every logged metric at that moment; those of training are of the last finished epoch.
         hyperparameters: The run's hyperparameters.
@@ -35,7 +40,7 @@ class Ingredient:
         exact: Whether ``metrics[monitor]`` is over the whole held-out data, each sample once.
     """
 
-    path: Path
+    path: AnyPath
     run: str = field(compare=False)
     metrics: Mapping[str, float] = field(compare=False, default_factory=dict)
     hyperparameters: Mapping[str, Any] = field(compare=False, default_factory=dict)
@@ -45,6 +50,11 @@ class Ingredient:
     monitor: str | None = field(compare=False, default=None)
     mode: Mode | None = field(compare=False, default=None)
     exact: bool = field(compare=False, default=False)
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """The parts of :attr:`path`, by which ingredients are put in order, local and remote ones alike."""
+        return tuple(self.path.parts)
 
     @property
     def name(self) -> str:
@@ -59,7 +69,7 @@ class Ingredient:
         return Score(self.metrics[self.monitor], self.mode)
 
     @classmethod
-    def from_record(cls, path: Path) -> "Ingredient":
+    def from_record(cls, path: AnyPath) -> "Ingredient":
         """Read a JSON record written by :class:`~lightning_soups.SoupCallback`.
 
         Raises:
@@ -77,7 +87,7 @@ class Ingredient:
         )
 
     @classmethod
-    def from_checkpoint(cls, path: Path) -> "Ingredient":
+    def from_checkpoint(cls, path: AnyPath) -> "Ingredient":
         """Describe a Lightning checkpoint, from the record beside it when there is one.
 
         Raises:
@@ -87,7 +97,7 @@ class Ingredient:
         record = path.with_suffix(records.SUFFIX)
         if record.exists():
             return cls.from_record(record)
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_checkpoint(local_copy(path))
         hyperparameters = checkpoint.get("hyper_parameters", {})
         return cls(
             path=path,
@@ -113,21 +123,21 @@ class Ingredients(Sequence[Ingredient]):
     def __init__(
         self,
         ingredients: Iterable[Ingredient],
-        directory: str | os.PathLike[str] = ".",
-        initialization: str | os.PathLike[str] | None = None,
+        directory: str | os.PathLike[str] | AnyPath = ".",
+        initialization: str | os.PathLike[str] | AnyPath | None = None,
     ) -> None:
         self._ingredients = tuple(ingredients)
-        self.directory = Path(directory)
-        self._initialization = None if initialization is None else Path(initialization)
-        counts = Counter(ingredient.path.resolve() for ingredient in self._ingredients)
-        if twice := sorted({one.name for one in self._ingredients if counts[one.path.resolve()] > 1}):
+        self.directory = any_path(directory, "directory")
+        self._initialization = None if initialization is None else any_path(initialization, "initialization")
+        counts = Counter(str(ingredient.path.resolve()) for ingredient in self._ingredients)
+        if twice := sorted({one.name for one in self._ingredients if counts[str(one.path.resolve())] > 1}):
             raise ValueError(f"Each ingredient can be listed once; listed more than once: {twice}.")
 
     @classmethod
     def load(
         cls,
-        source: "str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Ingredients",
-        initialization: str | os.PathLike[str] | None = None,
+        source: "str | os.PathLike[str] | AnyPath | Iterable[str | os.PathLike[str] | AnyPath] | Ingredients",
+        initialization: str | os.PathLike[str] | AnyPath | None = None,
     ) -> "Ingredients":
         """Find ingredients on disk, in the order of their paths.
 
@@ -140,17 +150,17 @@ class Ingredients(Sequence[Ingredient]):
             ValueError: Nothing was found, or something found is neither a record nor a checkpoint.
             FileNotFoundError: A listed path, or ``initialization``, does not exist.
         """
-        if initialization is not None and not Path(initialization).is_file():
+        if initialization is not None and not any_path(initialization, "initialization").is_file():
             raise FileNotFoundError(f"There is no initialization at {str(initialization)!r}.")
         if isinstance(source, Ingredients):
             return source if initialization is None else cls(source, source.directory, initialization)
-        if isinstance(source, (str, os.PathLike)):
-            directory, paths = _find(os.fspath(source))
+        if isinstance(source, (str, os.PathLike, UPath)):
+            directory, paths = _find(str(source))
         else:
-            paths = [Path(path) for path in source]
+            paths = [any_path(path, "ingredients") for path in source]
             if not paths:
                 raise ValueError("The list of ingredients is empty: give at least one checkpoint.")
-            directory = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+            directory = common_folder(paths)
         found = [
             Ingredient.from_record(path) if path.suffix == records.SUFFIX else Ingredient.from_checkpoint(path)
             for path in paths
@@ -172,7 +182,7 @@ class Ingredients(Sequence[Ingredient]):
             raise ValueError(f"The ingredients start from {len(found)} different initializations: {found}. {how}")
         if self[0].initialization is None:
             raise ValueError(f"What the ingredients started from was not recorded. {how}")
-        path = self[0].path.parents[2] / records.INITIALIZATIONS / f"{found[0]}.ckpt"
+        path: AnyPath = self[0].path.parents[2] / records.INITIALIZATIONS / f"{found[0]}.ckpt"
         if not path.is_file():
             raise ValueError(f"The initialization of the ingredients is missing: {str(path)!r}. {how}")
         return Ingredient(path, INITIALIZATION, initialization=found[0])
@@ -207,26 +217,37 @@ class Ingredients(Sequence[Ingredient]):
         return f"Ingredients({len(self)} from {str(self.directory)!r})"
 
 
-def _find(source: str) -> tuple[Path, list[Path]]:
-    path = Path(source)
-    if path.is_dir():
-        found = records.find_records(path)
-        if not found:
-            raise ValueError(
-                f"The folder {source!r} holds no ingredients ({records.PATTERN}). Give the `dirpath` of a SoupCallback,"
-                " or a glob of checkpoints such as 'runs/*/best.ckpt'."
-            )
-        return path, found
-    if path.is_file():
-        return path.parent, [path]
-    matches = _different(sorted(Path(match) for match in glob.glob(source, recursive=True) if os.path.isfile(match)))
+def _find(source: str) -> tuple[AnyPath, list[AnyPath]]:
+    is_glob = any(char in source for char in "*?[")
+    fixed = source if not is_glob else source[: min(source.index(char) for char in "*?[" if char in source)]
+    path = any_path(source, "ingredients")
+    if not is_glob or path.exists():  # a name may hold brackets
+        if fresh(path).is_dir():
+            found = records.find_records(path)
+            if not found:
+                raise ValueError(
+                    f"The folder {source!r} holds no ingredients ({records.PATTERN}). Give the `dirpath` of a"
+                    " SoupCallback, or a glob of checkpoints such as 'runs/*/best.ckpt'."
+                )
+            return path, found
+        if path.is_file():
+            return path.parent, [path]
+    matches = _different(_matches(source)) if is_glob else []
     if not matches:
         raise ValueError(f"No ingredients: {source!r} is neither a folder, a file nor a glob that matches anything.")
-    fixed = source[: min(source.index(char) for char in "*?[" if char in source)]
-    return Path(fixed + "x").parent, matches
+    return any_path(fixed + "x", "ingredients").parent, matches
 
 
-def _different(paths: list[Path]) -> list[Path]:
+def _matches(pattern: str) -> list[AnyPath]:
+    fs, path = url_to_fs(pattern)
+    if isinstance(fs, LocalFileSystem):
+        return in_order(Path(match) for match in glob.glob(pattern, recursive=True) if os.path.isfile(match))
+    fs.invalidate_cache()
+    found = [any_path(fs.unstrip_protocol(match), "ingredients") for match in fs.glob(path)]
+    return in_order(match for match in found if match.is_file())
+
+
+def _different(paths: list[AnyPath]) -> list[AnyPath]:
     """Leave out what a glob catches besides ingredients: records beside checkpoints, initializations and soups."""
     with_checkpoints = {path.with_suffix(records.SUFFIX) for path in paths if path.suffix != records.SUFFIX}
     kept = []

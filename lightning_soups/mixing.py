@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_soups.ingredients import INITIALIZATION, Ingredient
+from lightning_soups.local_copies import local_copy
 from lightning_soups.mixture import Mixture
 from lightning_soups.weights import average, dots, inner_products, read_checkpoint
 from lightning_soups.weights.averaging import StateDict, differences, write_average
@@ -88,7 +89,7 @@ class Mixer:
 
     def _arguments(self, mixture: Mixture) -> tuple[list[StateDict], list[float], dict[str, list[float]]]:
         """Members in the order of their paths, and their coefficients: in general, and of tensors with their own."""
-        members = sorted(mixture, key=lambda ingredient: ingredient.path)
+        members = sorted(mixture, key=lambda ingredient: ingredient.place)
         state_dicts: list[StateDict] = [self.state_dict(member) for member in members]
         coefficients = mixture.coefficients
         general = [coefficients[member] for member in members]
@@ -102,12 +103,12 @@ class Mixer:
     def release(self, tensor: Tensor) -> None:
         """Give the memory of what was read back, so that it does not grow with the number of ingredients."""
         if self._pages is None or self._pages[0] != len(self._opened):
-            self._pages = len(self._opened), MappedPages([ingredient.path for ingredient in self._opened])
+            self._pages = len(self._opened), MappedPages([local_copy(ingredient.path) for ingredient in self._opened])
         self._pages[1].release(tensor)
 
     def _open(self, ingredient: Ingredient) -> dict[str, Any]:
         if ingredient not in self._opened:
-            checkpoint = read_checkpoint(ingredient.path)
+            checkpoint = read_checkpoint(local_copy(ingredient.path))
             for first, opened in list(self._opened.items())[:1]:
                 if problems := differences(opened["state_dict"], checkpoint["state_dict"]):
                     raise ValueError(

@@ -15,10 +15,12 @@ import math
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 from lightning_soups.files import write_json
+from lightning_soups.local_copies import local_copy
+from lightning_soups.paths import AnyPath, fresh, in_order
 from lightning_soups.weights import read_checkpoint
 
 FORMAT = 1
@@ -44,22 +46,22 @@ _FIELDS = {
 }
 
 
-def find_records(directory: Path) -> list[Path]:
+def find_records(directory: AnyPath) -> list[AnyPath]:
     """List the records of a soup directory in the order of their paths."""
-    return sorted(directory.glob(PATTERN))
+    return in_order(fresh(directory).glob(PATTERN))
 
 
-def is_soup(path: Path) -> bool:
+def is_soup(path: AnyPath) -> bool:
     """Whether a checkpoint is a soup; False for what is no checkpoint."""
     if path.suffix == SUFFIX:
         return False
     try:
-        return SOUP_KEY in read_checkpoint(path)
+        return SOUP_KEY in read_checkpoint(local_copy(path))
     except (ValueError, FileNotFoundError):
         return False
 
 
-def write_record(path: Path, record: Mapping[str, Any]) -> None:
+def write_record(path: AnyPath, record: Mapping[str, Any]) -> None:
     """Write a record atomically, after its checkpoint; the versions in use are added.
 
     Args:
@@ -70,7 +72,7 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
     write_json(path, {"format": FORMAT, **record, "metrics": metrics, "versions": versions()})
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: AnyPath) -> dict[str, Any]:
     """Read and check a record.
 
     Raises:
@@ -90,7 +92,7 @@ def read_record(path: Path) -> dict[str, Any]:
             f"The record {str(path)!r} has format {record['format']}; this version reads format {FORMAT}. Upgrade"
             " lightning-soups to read newer records."
         )
-    if Path(record["checkpoint"]).name != record["checkpoint"]:
+    if PurePath(record["checkpoint"]).name != record["checkpoint"]:
         raise ValueError(f"The record {str(path)!r} points outside its folder: {record['checkpoint']!r}.")
     return record
 

@@ -1,7 +1,6 @@
 """The folder of one run: its best checkpoints, each with its record."""
 
 import math
-from pathlib import Path
 from uuid import uuid4
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
@@ -9,6 +8,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from lightning_soups import records
 from lightning_soups.files import safe_name
 from lightning_soups.ingredients import Ingredient
+from lightning_soups.paths import AnyPath, claim_folder, fresh, in_order
 from lightning_soups.score import Score
 
 
@@ -21,11 +21,11 @@ class RunFolder:
         top_k: How many to keep; -1 keeps all.
     """
 
-    def __init__(self, path: Path, monitor: str, top_k: int) -> None:
+    def __init__(self, path: AnyPath, monitor: str, top_k: int) -> None:
         self.path = path
         self._top_k = top_k
-        self._kept: dict[Path, Score] = {}
-        for record in sorted(path.glob(f"*{records.SUFFIX}")):
+        self._kept: dict[AnyPath, Score] = {}
+        for record in in_order(fresh(path).glob(f"*{records.SUFFIX}")):
             try:
                 found = Ingredient.from_record(record)
             except ValueError as error:
@@ -35,21 +35,17 @@ class RunFolder:
                 self._kept[found.path] = found.score
 
     @staticmethod
-    def claim(runs: Path, name: str) -> Path:
+    def claim(runs: AnyPath, name: str) -> AnyPath:
         """Create a folder for a run; a name that is taken gets a number.
 
-        Creating a folder is atomic, so two runs never share one, also over NFS.
+        Claiming is atomic, so two runs never share one.
         """
-        runs.mkdir(parents=True, exist_ok=True)
         wanted, number = safe_name(name), 1
         while True:
             folder = runs / (wanted if number == 1 else f"{wanted}-{number}")
-            try:
-                folder.mkdir()
-            except FileExistsError:
-                number += 1
-            else:
+            if claim_folder(folder):
                 return folder
+            number += 1
 
     @staticmethod
     def unique_name(now: str) -> str:
@@ -66,7 +62,7 @@ class RunFolder:
         full = self._top_k != -1 and len(self._kept) >= self._top_k
         return not full or score > min(self._kept.values())
 
-    def checkpoint_path(self, epoch: int, step: int) -> Path:
+    def checkpoint_path(self, epoch: int, step: int) -> AnyPath:
         """Where the checkpoint of this moment goes.
 
         A run can come by the same epoch and step again, after resuming or under manual optimization; then the name gets
@@ -77,14 +73,14 @@ class RunFolder:
             number += 1
         return path
 
-    def keep(self, path: Path, score: Score) -> list[Path]:
+    def keep(self, path: AnyPath, score: Score) -> list[AnyPath]:
         """Note a new checkpoint.
 
         Returns:
             Those that it drives out, which :func:`withdraw` deletes.
         """
         self._kept[path] = score
-        surplus: list[Path] = []
+        surplus: list[AnyPath] = []
         while self._top_k != -1 and len(self._kept) > self._top_k:
             worst = min(self._kept, key=self._kept.__getitem__)
             del self._kept[worst]
@@ -92,7 +88,7 @@ class RunFolder:
         return surplus
 
 
-def withdraw(checkpoint: Path) -> None:
+def withdraw(checkpoint: AnyPath) -> None:
     """Delete a checkpoint and its record, the record first: it must never describe what is not there."""
     checkpoint.with_suffix(records.SUFFIX).unlink(missing_ok=True)
     checkpoint.unlink(missing_ok=True)

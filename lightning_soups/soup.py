@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +12,10 @@ from torch import Tensor
 
 from lightning_soups.files import replacing
 from lightning_soups.ingredients import Ingredient
+from lightning_soups.local_copies import local_copy
 from lightning_soups.mixing import Mixer
 from lightning_soups.mixture import Mixture
+from lightning_soups.paths import AnyPath, any_path
 from lightning_soups.records import SOUP_KEY, versions
 from lightning_soups.score import Score
 from lightning_soups.trace import Question
@@ -51,7 +52,7 @@ class Soup:
         options: Mapping[str, Any] | None = None,
         candidates: Iterable[Ingredient],
         caveats: Iterable[str] = (),
-        path: Path | None = None,
+        path: AnyPath | None = None,
     ) -> None:
         self.mixture = mixture
         self.score = score
@@ -72,12 +73,12 @@ class Soup:
     def state_dict(self) -> dict[str, Tensor]:
         """The averaged weights: read from :attr:`path` when saved, else averaged from the ingredients."""
         if self.path is not None:
-            state_dict: dict[str, Tensor] = read_checkpoint(self.path)["state_dict"]
+            state_dict: dict[str, Tensor] = read_checkpoint(local_copy(self.path))["state_dict"]
         else:
             state_dict = Mixer().mix(self.mixture)["state_dict"]
         return state_dict
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str] | AnyPath) -> None:
         """Write a Lightning checkpoint, atomically; :attr:`path` then points to it.
 
         The ingredients are averaged, unless the soup is saved already: then the weights are those of :attr:`path`.
@@ -88,22 +89,23 @@ class Soup:
         Raises:
             ValueError: An ingredient has gone, changed or cannot be read.
         """
-        weights = Mixer().mix(self.mixture) if self.path is None else read_checkpoint(self.path)
+        weights = Mixer().mix(self.mixture) if self.path is None else read_checkpoint(local_copy(self.path))
         checkpoint = {**weights, SOUP_KEY: self._provenance()}
-        path = Path(path)
+        path = any_path(path, "path")
         with replacing(path) as temporary:
             torch.save(checkpoint, temporary)
         self.path = path
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "Soup":
+    def load(cls, path: str | os.PathLike[str] | AnyPath) -> "Soup":
         """Read a soup's provenance from its checkpoint; the weights stay on disk until they are asked for.
 
         Raises:
             FileNotFoundError: There is no such file.
             ValueError: The file is not a soup.
         """
-        provenance = read_checkpoint(path).get(SOUP_KEY)
+        path = any_path(path, "path")
+        provenance = read_checkpoint(local_copy(path)).get(SOUP_KEY)
         if not isinstance(provenance, dict):
             raise ValueError(f"{str(path)!r} is a checkpoint but not a soup: it has no {SOUP_KEY!r} entry.")
         if provenance.get("format") != _FORMAT:
@@ -127,7 +129,7 @@ class Soup:
             options=provenance["options"],
             candidates=candidates,
             caveats=provenance["caveats"],
-            path=Path(path),
+            path=path,
         )
 
     def __repr__(self) -> str:
@@ -186,4 +188,4 @@ def _entry(ingredient: Ingredient) -> dict[str, Any]:
 
 
 def _ingredient(entry: dict[str, Any]) -> Ingredient:
-    return Ingredient(**{**entry, "path": Path(entry["path"])})
+    return Ingredient(**{**entry, "path": any_path(entry["path"], "path")})

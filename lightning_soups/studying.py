@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
@@ -17,6 +16,7 @@ from lightning_soups.evaluation.staging import Staging
 from lightning_soups.ingredients import Ingredient
 from lightning_soups.mixing import Mixer
 from lightning_soups.mixture import Mixture
+from lightning_soups.paths import AnyPath
 from lightning_soups.records import versions
 from lightning_soups.score import Mode
 from lightning_soups.studies import Findings, Study, StudyResult
@@ -49,7 +49,7 @@ class Choose:
 
     study: Study
     questions: HeldOutQuestions
-    stem: Path
+    stem: AnyPath
 
     def __call__(self, loop: KeptLoop) -> Chosen:
         """Let the study choose."""
@@ -133,7 +133,7 @@ def result_of(study: Study, questions: HeldOutQuestions, chosen: Chosen, measure
     )
 
 
-def save(study: Study, result: StudyResult, stem: Path) -> Path:
+def save(study: Study, result: StudyResult, stem: AnyPath) -> AnyPath:
     """Save table and figure: ``.json``, ``.csv``, ``.png`` and ``.svg``; returns the first."""
     path = result.save(stem)
     try:

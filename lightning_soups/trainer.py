@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -17,8 +16,9 @@ from lightning_soups.evaluation.kept_loop import JobResult, KeptLoop
 from lightning_soups.evaluation.module_state import unchanged
 from lightning_soups.evaluation.replay_measurer import WhatToReport
 from lightning_soups.evaluation.session import HeldOutQuestions, recorded_monitor
-from lightning_soups.files import local_path
+from lightning_soups.files import check_writable
 from lightning_soups.ingredients import Ingredients
+from lightning_soups.paths import AnyPath, any_path
 from lightning_soups.recipes import GreedySoup, Recipe
 from lightning_soups.score import Mode, validate_mode
 from lightning_soups.soup import Soup
@@ -76,7 +76,8 @@ class SoupTrainer(Trainer):
             The soup, with its scores, its trace and the path it was saved to.
 
         Raises:
-            ValueError: There are no ingredients, one cannot be read safely, or ``output`` is a folder or a URL.
+            ValueError: There are no ingredients, one cannot be read safely, or ``output`` is a folder or
+                cannot be written.
             MisconfigurationException: The ingredients do not fit the module, ``monitor`` is not logged, its ``mode``
                 is not known, ``cache_batches`` is none of its choices, or there is no held-out data.
         """
@@ -149,7 +150,7 @@ class SoupTrainer(Trainer):
             The table, what it means, and where it comes from.
 
         Raises:
-            ValueError: There are no ingredients, one cannot be read safely, or ``output`` is a URL.
+            ValueError: There are no ingredients, one cannot be read safely, or ``output`` cannot be written.
             MisconfigurationException: See ``cook``; or ``metric`` is not logged for each test dataloader, or names do
                 not fit.
         """
@@ -158,7 +159,9 @@ class SoupTrainer(Trainer):
             raise MisconfigurationException(f"`study` must be a Study such as Interpolation(), got {study!r}.")
         found = Ingredients.load(ingredients, initialization)
         questions = _questions(found, monitor, mode, early_rejection)
-        stem = found.directory / "studies" / file_name(study) if output is None else local_path(output, "output")
+        default = found.directory / "studies" / file_name(study)
+        stem = default if output is None else any_path(output, "output")
+        check_writable(stem, "output")
         what = WhatToReport(metric, _mode(metric_mode), _tuple(names), _tuple(in_distribution), outputs_of)
         with unchanged(module):
             choose = Choose(study, questions, stem)
@@ -237,10 +240,10 @@ def _warn_about_initializations(ingredients: Ingredients) -> None:
         )
 
 
-def _output_path(output: str | os.PathLike[str] | None, ingredients: Ingredients, recipe: Recipe) -> Path:
-    if output is None:
-        return ingredients.directory / "soups" / f"{file_name(recipe)}.ckpt"
-    path = local_path(output, "output")
+def _output_path(output: str | os.PathLike[str] | None, ingredients: Ingredients, recipe: Recipe) -> AnyPath:
+    default = ingredients.directory / "soups" / f"{file_name(recipe)}.ckpt"
+    path = default if output is None else any_path(output, "output")
     if path.is_dir():
         raise ValueError(f"`output` must be a file such as 'soup.ckpt', got the folder {str(path)!r}.")
+    check_writable(path, "output")
     return path

@@ -405,7 +405,7 @@ def test_hyperparameters_that_cannot_be_read_back_safely_are_pointed_out(tmp_pat
         ({"mode": "up"}, "'min' or 'max', got 'up'"),
         ({"save_top_k": 0}, "at least 1, or -1 to keep all, got 0"),
         ({"save_top_k": -2}, "got -2"),
-        ({"dirpath": "s3://bucket/x"}, "local or mounted"),
+        ({"dirpath": "nowhere://bucket/x"}, "Protocol not known: nowhere"),
     ],
 )
 def test_impossible_arguments_are_refused(arguments: dict, message: str) -> None:

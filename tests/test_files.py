@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_soups.files import local_path, replacing, safe_name, write_json
+from lightning_soups.files import replacing, safe_name, write_json
 
 
 def test_a_file_is_complete_or_absent(tmp_path: Path) -> None:
@@ -38,12 +38,6 @@ def test_a_temporary_file_is_no_record_and_no_checkpoint(tmp_path: Path) -> None
         assert temporary.name.startswith(".")
         assert temporary.suffix == ".tmp"
         temporary.write_text("x")
-
-
-@pytest.mark.parametrize("path", ["s3://bucket/soups", "memory://x", ""])
-def test_what_is_not_a_local_folder_is_refused(path: str) -> None:
-    with pytest.raises(ValueError, match="`dirpath` must be on a local"):
-        local_path(path, "dirpath")
 
 
 def test_names_are_safe_on_every_system() -> None:

@@ -11,6 +11,8 @@ from lightning.pytorch import Trainer
 from lightning_soups.demos.digits_data import Digits
 from lightning_soups.demos.digits_model import DigitsClassifier
 from lightning_soups.ingredients import Ingredients
+from lightning_soups.local_copies import local_copy
+from lightning_soups.paths import AnyPath
 from lightning_soups.tables import make_console, plain_table
 
 
@@ -47,9 +49,9 @@ def compare(dirpath: str = "soups/digits", seed: int = 0, mnist: bool = False, o
         Path(output).write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
 
-def _accuracies(path: Path, datamodule: Digits) -> dict[str, float]:
+def _accuracies(path: AnyPath, datamodule: Digits) -> dict[str, float]:
     trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False)
-    model = DigitsClassifier.load_from_checkpoint(path)
+    model = DigitsClassifier.load_from_checkpoint(local_copy(path))
     (held_out,) = trainer.validate(model, datamodule=datamodule, verbose=False)
     tested = trainer.test(model, datamodule=datamodule, verbose=False)
     accuracies = {"held-out": held_out["val_acc"]}

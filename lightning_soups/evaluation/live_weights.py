@@ -73,7 +73,7 @@ class LiveWeights:
         self._keep(frozenset(kept))
         state_dict, live = self._staging.tensors(last), self._live()
         self._sum.write_mean_with(state_dict, live)
-        first = self._mixer.state_dict(min(members, key=lambda member: member.path))
+        first = self._mixer.state_dict(min(members, key=lambda member: member.place))
         with torch.no_grad():
             for name, value in first.items():  # counters and masks are not averaged but taken from the first by path
                 if not (value.is_floating_point() or value.is_complex()):
@@ -83,7 +83,7 @@ class LiveWeights:
         """Make the running sum that of the given members."""
         if not self._members <= members:
             self._forget_sum()
-        for member in sorted(members - self._members, key=lambda member: member.path):
+        for member in sorted(members - self._members, key=lambda member: member.place):
             self._sum.add(self._mixer.state_dict(member))
         self._members = members
 

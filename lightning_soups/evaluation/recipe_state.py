@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.strategies import Strategy
 from lightning_utilities.core.rank_zero import rank_zero_info
 
 from lightning_soups.files import write_json
+from lightning_soups.paths import AnyPath
 
 
 class RecipeState:
@@ -20,7 +20,7 @@ class RecipeState:
         strategy: Tells the other processes what rank zero has read.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any], strategy: Strategy) -> None:
+    def __init__(self, path: AnyPath, identity: Mapping[str, Any], strategy: Strategy) -> None:
         self._path = path
         self._identity = json.loads(json.dumps(identity))
         self._strategy = strategy

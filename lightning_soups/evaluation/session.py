@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -17,6 +16,7 @@ from lightning_soups.evaluation.replay import ReplayEvaluator
 from lightning_soups.evaluation.staging import Staging
 from lightning_soups.ingredients import Ingredients
 from lightning_soups.mixing import Mixer
+from lightning_soups.paths import AnyPath
 from lightning_soups.score import Mode
 
 _T = TypeVar("_T")
@@ -40,7 +40,7 @@ class HeldOutQuestions:
 
     @contextmanager
     def evaluator(
-        self, loop: KeptLoop, mixer: Mixer, name: str, state: Path, identity: dict[str, Any]
+        self, loop: KeptLoop, mixer: Mixer, name: str, state: AnyPath, identity: dict[str, Any]
     ) -> Iterator[ReplayEvaluator]:
         """Set an evaluator up.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from lightning_soups.paths import inside
 from lightning_soups.report.contents import Contents, Recorded
 from lightning_soups.report.markup import Html, element, fragment
 from lightning_soups.report.widgets import Column, anchor, code, facts, folded, link, score, table, value, versions
@@ -55,7 +56,7 @@ def provenance_section(contents: Contents) -> Html:
         [
             element("span", contents.label(one.ingredient), id=anchor(one.source)),
             code(one.source),
-            code(one.ingredient.path.relative_to(contents.directory).as_posix()),
+            code(inside(one.ingredient.path, contents.directory)),
             code(one.ingredient.initialization or "unknown"),
             str(one.ingredient.epoch),
             str(one.ingredient.step),

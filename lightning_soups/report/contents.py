@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple, TypeVar
 
 from lightning_soups.ingredients import Ingredient
+from lightning_soups.paths import AnyPath
 from lightning_soups.score import Mode, Score
 from lightning_soups.soup import Soup
 from lightning_soups.studies.result import StudyResult
@@ -83,7 +84,7 @@ class Studied:
 class Contents:
     """All that a report is about; ingredients and soups are best first where their scores can be compared."""
 
-    directory: Path
+    directory: AnyPath
     ingredients: Sequence[Recorded]
     soups: Sequence[Cooked]
     studies: Sequence[Studied]

@@ -2,9 +2,9 @@
 
 import os
 from datetime import datetime, timezone
-from pathlib import Path
 
-from lightning_soups.files import local_path, replacing
+from lightning_soups.files import replacing
+from lightning_soups.paths import AnyPath, any_path
 from lightning_soups.records import versions
 from lightning_soups.report.about_ingredients import ingredients_section, provenance_section
 from lightning_soups.report.about_soups import soups_section
@@ -21,7 +21,7 @@ HELP = "Write one HTML page about a soup directory: ingredients, soups, studies 
 
 def write_report(
     dirpath: str | os.PathLike[str], output: str | os.PathLike[str] | None = None, title: str | None = None
-) -> Path:
+) -> AnyPath:
     """Write one HTML page about a soup directory: ingredients, soups, studies and where each number comes from.
 
     The page needs nothing but itself: style and figures are inside, there is no script, and nothing is loaded from
@@ -38,11 +38,10 @@ def write_report(
         The page.
 
     Raises:
-        ValueError: ``dirpath`` is no folder or holds nothing to report on, ``output`` is a folder, or one of them is a
-            URL.
+        ValueError: ``dirpath`` is no folder or holds nothing to report on, or ``output`` is a folder.
     """
-    directory = local_path(dirpath, "dirpath")
-    path = directory / "report.html" if output is None else local_path(output, "output")
+    directory = any_path(dirpath, "dirpath")
+    path = directory / "report.html" if output is None else any_path(output, "output")
     if path.is_dir():
         raise ValueError(f"`output` must be a file such as 'report.html', got the folder {str(path)!r}.")
     contents = read_contents(directory)

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
-from pathlib import Path
 from typing import Any, TypeVar
 
 from lightning_soups import records
 from lightning_soups.ingredients import Ingredient
+from lightning_soups.local_copies import local_copy
+from lightning_soups.paths import AnyPath, fresh, in_order, inside
 from lightning_soups.report.contents import (
     Contents,
     Cooked,
@@ -32,20 +33,20 @@ _LISTS = {"rows": Mapping, "conclusions": str, "in_distribution": str, "shifted"
 _T = TypeVar("_T")
 
 
-def read_contents(directory: Path) -> Contents:
+def read_contents(directory: AnyPath) -> Contents:
     """Read a soup directory.
 
     Raises:
         ValueError: There is no such folder, or nothing in it to report on.
     """
-    if not directory.is_dir():
+    if not fresh(directory).is_dir():
         raise ValueError(f"There is no folder {str(directory)!r}. Give the `dirpath` of a SoupCallback.")
     failures: list[Failure] = []
 
-    def read_all(paths: Iterable[Path], read: Callable[[Path, str], _T]) -> list[_T]:
+    def read_all(paths: Iterable[AnyPath], read: Callable[[AnyPath, str], _T]) -> list[_T]:
         found = []
         for path in paths:
-            source = path.relative_to(directory).as_posix()
+            source = inside(path, directory)
             try:
                 found.append(read(path, source))
             except Exception as error:  # whatever is wrong with one file, the others are worth reporting on
@@ -54,8 +55,8 @@ def read_contents(directory: Path) -> Contents:
         return found
 
     ingredients = by_monitor(read_all(records.find_records(directory), _read_ingredient), judge_ingredient)
-    soups = by_monitor(read_all(sorted(directory.glob(SOUPS)), _read_soup), judge_soup)
-    results = [path for path in sorted(directory.glob(STUDIES)) if not path.name.endswith(_UNFINISHED)]
+    soups = by_monitor(read_all(in_order(directory.glob(SOUPS)), _read_soup), judge_soup)
+    results = [path for path in in_order(directory.glob(STUDIES)) if not path.name.endswith(_UNFINISHED)]
     studies = read_all(results, _read_study)
     if not (ingredients or soups or studies or failures):
         raise ValueError(
@@ -65,7 +66,7 @@ def read_contents(directory: Path) -> Contents:
     return Contents(directory, list(chain(*ingredients.values())), list(chain(*soups.values())), studies, failures)
 
 
-def _read_ingredient(path: Path, source: str) -> Recorded:
+def _read_ingredient(path: AnyPath, source: str) -> Recorded:
     ingredient = Ingredient.from_record(path)
     _check_numbers(ingredient.metrics)
     if ingredient.monitor not in ingredient.metrics:
@@ -74,16 +75,16 @@ def _read_ingredient(path: Path, source: str) -> Recorded:
     return Recorded(source, ingredient, ingredient.score, records.read_record(path))
 
 
-def _read_soup(path: Path, source: str) -> Cooked:
+def _read_soup(path: AnyPath, source: str) -> Cooked:
     soup = Soup.load(path)
     _check_numbers({"score": soup.score.value, **soup.metrics})
     for row in soup.trace:
         _check_numbers({"score": row.score.value, "samples": row.samples, "seconds": row.seconds})
-    provenance = read_checkpoint(path)[records.SOUP_KEY]
+    provenance = read_checkpoint(local_copy(path))[records.SOUP_KEY]
     return Cooked(source, soup, dict(provenance["versions"]), str(provenance["created"]))
 
 
-def _read_study(path: Path, source: str) -> Studied:
+def _read_study(path: AnyPath, source: str) -> Studied:
     result = StudyResult.load(path)
     for name, kind in [*((name, str) for name in _TEXTS), *((name, Mapping) for name in _OBJECTS)]:
         _check_kind(name, getattr(result, name), kind)
@@ -96,7 +97,7 @@ def _read_study(path: Path, source: str) -> Studied:
     return Studied(source, result, _read_figure(path, source))
 
 
-def _read_figure(path: Path, source: str) -> Figure | None:
+def _read_figure(path: AnyPath, source: str) -> Figure | None:
     for suffix, media_type in _MEDIA_TYPES.items():
         if (drawn := path.with_suffix(suffix)).is_file():
             return Figure(source.removesuffix(path.suffix) + suffix, media_type, drawn.read_bytes())

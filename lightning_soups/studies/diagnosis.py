@@ -9,6 +9,7 @@ import torch
 from lightning_soups.evaluation.evaluator import Evaluator
 from lightning_soups.evaluation.measurer import Measurer
 from lightning_soups.ingredients import Ingredient, Ingredients
+from lightning_soups.local_copies import local_copy
 from lightning_soups.mixture import Mixture
 from lightning_soups.recipes.recipe import at_least_one
 from lightning_soups.studies.choice import run_names
@@ -119,7 +120,7 @@ class Diagnosis(Study):
             *([] if missing else about_directions(looks, seen)),
             *about_suspects(looks, suspects),
             _about_soups(ranked, kept, evaluator),
-            *about_statistics(read_checkpoint(best.path)["state_dict"]),
+            *about_statistics(read_checkpoint(local_copy(best.path))["state_dict"]),
         ]
         details = {"between": seen.tolist(), "kind": _DISTANCES if missing else _ANGLES, "limit": limit}
         return Findings(rows, conclusions, {"kept": Mixture.uniform(kept)}, details)

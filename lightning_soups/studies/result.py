@@ -7,10 +7,10 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from lightning_soups.files import replacing, write_json
+from lightning_soups.paths import AnyPath, any_path
 from lightning_soups.score import Mode, validate_mode
 
 Cell = str | float | int | bool | None
@@ -55,14 +55,14 @@ class StudyResult:
     caveats: tuple[str, ...]
     versions: Mapping[str, str]
     created: str
-    path: Path | None = field(default=None, compare=False)
+    path: AnyPath | None = field(default=None, compare=False)
 
     @property
     def datasets(self) -> tuple[str, ...]:
         """Names of all test datasets, those that are in distribution first."""
         return (*self.in_distribution, *self.shifted)
 
-    def save(self, stem: str | os.PathLike[str]) -> Path:
+    def save(self, stem: str | os.PathLike[str] | AnyPath) -> AnyPath:
         """Write ``<stem>.json``, which :meth:`load` reads, and the table as ``<stem>.csv``, each atomically.
 
         Args:
@@ -73,21 +73,22 @@ class StudyResult:
         """
         content = asdict(self)
         del content["path"]
-        path = Path(f"{os.fspath(stem)}.json")
+        stem = any_path(stem, "stem")
+        path = stem.with_name(f"{stem.name}.json")
         write_json(path, {"format": FORMAT, **_finite(content)})
         with replacing(path.with_suffix(".csv")) as temporary:
             temporary.write_text(self.to_csv(), encoding="utf-8", newline="")
         return path
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "StudyResult":
+    def load(cls, path: str | os.PathLike[str] | AnyPath) -> "StudyResult":
         """Read the JSON file of a study.
 
         Raises:
             FileNotFoundError: There is no such file.
             ValueError: It is not the result of a study.
         """
-        path = Path(path)
+        path = any_path(path, "path")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content.pop("format") != FORMAT:

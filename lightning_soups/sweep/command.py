@@ -12,8 +12,8 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.markup import escape
 
 from lightning_soups import records
-from lightning_soups.files import local_path
 from lightning_soups.ingredients import Ingredient, Ingredients
+from lightning_soups.paths import any_path
 from lightning_soups.score import Score
 from lightning_soups.sweep.config import TrialConfigs
 from lightning_soups.sweep.trial import Trial
@@ -81,7 +81,9 @@ def _run(
     parser: ArgumentParser,
 ) -> None:
     configs = TrialConfigs(shared, options.dirpath, options.monitor, options.mode)
-    directory = local_path(configs.dirpath, "dirpath")
+    directory = any_path(configs.dirpath, "dirpath")
+    if not isinstance(directory, Path):
+        raise ValueError(f"`dirpath` of a sweep must be on a local or mounted disk, got {configs.dirpath!r}.")
     sweep = _open_sweep(directory, options, configs.base_seed)
     configs.check(parser, sweep.extreme_values)
     console = make_console()
