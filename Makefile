@@ -1,10 +1,10 @@
-# Two commands: `make demo` and `make test`. The README says what they do without make.
+# `make demo`, `make test` and `make docs`. The README says what they do without make.
 PYTHON ?= python3
 BIN := .venv/bin
 SHARED := --config configs/digits/digits.yaml
 SOUPS := soups/digits
 
-.PHONY: demo test clean
+.PHONY: demo test docs clean
 
 demo: .venv/installed
 	$(BIN)/lightning-soup fit $(SHARED) --config configs/digits/pretrain.yaml
@@ -19,10 +19,13 @@ test: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/pytest
 
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --constraint constraints.txt --editable '.[dev]'
 	touch .venv/installed
 
 clean:
-	rm -rf .venv soups
+	rm -rf .venv soups site
