@@ -13,7 +13,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_soups import records
 from lightning_soups.score import Mode, Score
-from lightning_soups.weights import read_checkpoint
+from lightning_soups.weights import is_checkpoint_folder, read_checkpoint
 
 INITIALIZATION = "initialization"  # the run of what is no ingredient but what ingredients started from
 
@@ -23,7 +23,7 @@ class Ingredient:
     """One checkpoint of one run, with what was known when it was recorded. Immutable; equal when the path is equal.
 
     Args:
-        path: The checkpoint file.
+        path: The checkpoint: a file or a folder.
         run: The run that wrote it.
         metrics: Every logged metric at that moment; those of training are of the last finished epoch.
         hyperparameters: The run's hyperparameters.
@@ -78,14 +78,14 @@ class Ingredient:
 
     @classmethod
     def from_checkpoint(cls, path: Path) -> "Ingredient":
-        """Describe a Lightning checkpoint, from the record beside it when there is one.
+        """Describe a checkpoint of any kind, from the record beside it when there is one.
 
         Raises:
-            ValueError: The file is not a checkpoint that can be read safely.
-            FileNotFoundError: There is no such file.
+            ValueError: It is not a checkpoint that can be read safely.
+            FileNotFoundError: There is no such file or folder.
         """
         record = path.with_suffix(records.SUFFIX)
-        if record.exists():
+        if record != path and record.exists():
             return cls.from_record(record)
         checkpoint = read_checkpoint(path)
         hyperparameters = checkpoint.get("hyper_parameters", {})
@@ -133,7 +133,8 @@ class Ingredients(Sequence[Ingredient]):
 
         Args:
             source: A directory that :class:`~lightning_soups.SoupCallback` wrote to, a glob such as
-                ``"runs/*/best.ckpt"``, one path, or a list of paths (checkpoints or records).
+                ``"runs/*/best.ckpt"``, one path, or a list of paths (checkpoints of any kind, files and folders, or
+                records).
             initialization: A checkpoint of the weights that all runs started from; None for the recorded one.
 
         Raises:
@@ -152,7 +153,7 @@ class Ingredients(Sequence[Ingredient]):
                 raise ValueError("The list of ingredients is empty: give at least one checkpoint.")
             directory = Path(os.path.commonpath([path.absolute().parent for path in paths]))
         found = [
-            Ingredient.from_record(path) if path.suffix == records.SUFFIX else Ingredient.from_checkpoint(path)
+            Ingredient.from_record(path) if records.is_record(path) else Ingredient.from_checkpoint(path)
             for path in paths
         ]
         return cls(found, directory, initialization)
@@ -211,6 +212,8 @@ def _find(source: str) -> tuple[Path, list[Path]]:
     path = Path(source)
     if path.is_dir():
         found = records.find_records(path)
+        if not found and is_checkpoint_folder(path):
+            return path.parent, [path]
         if not found:
             raise ValueError(
                 f"The folder {source!r} holds no ingredients ({records.PATTERN}). Give the `dirpath` of a SoupCallback,"
@@ -219,7 +222,8 @@ def _find(source: str) -> tuple[Path, list[Path]]:
         return path, found
     if path.is_file():
         return path.parent, [path]
-    matches = _different(sorted(Path(match) for match in glob.glob(source, recursive=True) if os.path.isfile(match)))
+    checkpoints = (one for one in glob.glob(source, recursive=True) if os.path.isfile(one) or is_checkpoint_folder(one))
+    matches = _different(sorted(map(Path, checkpoints)))
     if not matches:
         raise ValueError(f"No ingredients: {source!r} is neither a folder, a file nor a glob that matches anything.")
     fixed = source[: min(source.index(char) for char in "*?[" if char in source)]
@@ -227,11 +231,12 @@ def _find(source: str) -> tuple[Path, list[Path]]:
 
 
 def _different(paths: list[Path]) -> list[Path]:
-    """Leave out what a glob catches besides ingredients: records beside checkpoints, initializations and soups."""
-    with_checkpoints = {path.with_suffix(records.SUFFIX) for path in paths if path.suffix != records.SUFFIX}
+    """Leave out what a glob catches besides ingredients: records, parts of folders, initializations and soups."""
+    with_checkpoints = {path.with_suffix(records.SUFFIX) for path in paths if not records.is_record(path)}
+    folders = {path for path in paths if path.is_dir()}
     kept = []
     for path in paths:
-        if path in with_checkpoints:
+        if (records.is_record(path) and path in with_checkpoints) or not folders.isdisjoint(path.parents):
             continue
         if path.parent.name == records.INITIALIZATIONS or records.is_soup(path):
             rank_zero_warn(f"Left out of the glob's matches: {str(path)!r} is an initialization or a soup.")

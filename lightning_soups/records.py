@@ -49,9 +49,14 @@ def find_records(directory: Path) -> list[Path]:
     return sorted(directory.glob(PATTERN))
 
 
+def is_record(path: Path) -> bool:
+    """Whether a path is that of a record, and not of the index of a sharded checkpoint."""
+    return path.suffix == SUFFIX and not path.name.endswith(f".index{SUFFIX}")
+
+
 def is_soup(path: Path) -> bool:
     """Whether a checkpoint is a soup; False for what is no checkpoint."""
-    if path.suffix == SUFFIX:
+    if is_record(path):
         return False
     try:
         return SOUP_KEY in read_checkpoint(path)
