@@ -16,6 +16,7 @@ from lightning_soups.score import Mode, Score
 from lightning_soups.weights import is_checkpoint_folder, read_checkpoint
 
 INITIALIZATION = "initialization"  # the run of what is no ingredient but what ingredients started from
+_FILE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")  # in a folder's name, `lr-0.1`, a dot means nothing
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Ingredient:
     @property
     def name(self) -> str:
         """A short unique label, ``run/epoch=012-step=000340``."""
-        return f"{self.run}/{self.path.stem}"
+        return f"{self.run}/{self.path.stem if self.path.suffix in _FILE_SUFFIXES else self.path.name}"
 
     @property
     def score(self) -> Score | None:

@@ -30,7 +30,7 @@ def is_distributed(path: str | os.PathLike[str]) -> bool:
 def consolidate(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
     """Put the weights of a distributed checkpoint together in one safetensors file.
 
-    Tensors are written one at a time, so about twice the largest one is in memory. What is no tensor is left out; see
+    Tensors are written one at a time, so about the largest one is in memory. What is no tensor is left out; see
     :func:`read_rest`.
 
     Args:
@@ -139,10 +139,9 @@ def _open(folder: Path, name: str) -> IO[bytes]:
 def _tensor(name: str, stored: StoredTensor, files: dict[str, IO[bytes]], folder: Path) -> Tensor:
     whole: Tensor | None = None
     for piece in stored.pieces:
-        file = files[piece.file]
-        file.seek(piece.start)
+        window = _Window(files[piece.file], piece.start, piece.length)
         try:
-            part = torch.load(io.BytesIO(file.read(piece.length)), map_location="cpu", weights_only=True)
+            part = torch.load(window, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise ValueError(
                 f"The distributed checkpoint {str(folder)!r} is damaged: {name!r} cannot be read from"
@@ -156,6 +155,33 @@ def _tensor(name: str, stored: StoredTensor, files: dict[str, IO[bytes]], folder
             whole = torch.empty(stored.shape, dtype=stored.dtype)
         _box(whole, piece.offsets, piece.sizes).copy_(part.detach())
     return torch.empty(stored.shape, dtype=stored.dtype) if whole is None else whole
+
+
+class _Window(io.RawIOBase):
+    """Some bytes of a file as a file of their own, so that they need not be read into memory twice."""
+
+    def __init__(self, file: IO[bytes], start: int, length: int) -> None:
+        self._file, self._start, self._length, self._at = file, start, length, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._length}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        self._file.seek(self._start + self._at)
+        count = self._file.readinto(view[: max(0, self._length - self._at)])  # type: ignore[attr-defined]
+        self._at += count
+        return int(count)
 
 
 def _box(tensor: Tensor, offsets: Iterable[int], sizes: Iterable[int]) -> Tensor:

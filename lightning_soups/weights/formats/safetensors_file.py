@@ -68,6 +68,9 @@ def write_safetensors(
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for (name, (dtype, shape)), (given, tensor) in zip(layout.items(), tensors, strict=True):
-            assert (given, tensor.dtype, tuple(tensor.shape)) == (name, dtype, tuple(shape))
+        for name, tensor in tensors:
+            dtype, shape = layout[name]
+            assert (tensor.dtype, tuple(tensor.shape)) == (dtype, tuple(shape)), name
             file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            del tensor  # before the next one is made
+        assert file.tell() == 8 + len(text) + end

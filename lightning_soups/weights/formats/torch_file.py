@@ -118,7 +118,7 @@ def _refused_types(path: Path, error: pickle.UnpicklingError) -> list[str]:
     try:
         return unsafe_types(path)
     except Exception:  # the old format, or bytes that are no checkpoint
-        return re.findall(r"GLOBAL (\S+) was not an allowed global", str(error))
+        return re.findall(r"GLOBAL ([\w.]+)", str(error))
 
 
 def _refusal(path: Path, types: list[str]) -> str:
