@@ -15,12 +15,12 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from upath import UPath
 
 from lightning_soups import records
-from lightning_soups.local_copies import local_copy
+from lightning_soups.opening import is_folder, open_checkpoint
 from lightning_soups.paths import AnyPath, any_path, common_folder, fresh, in_order
 from lightning_soups.score import Mode, Score
-from lightning_soups.weights import read_checkpoint
 
 INITIALIZATION = "initialization"  # the run of what is no ingredient but what ingredients started from
+_FILE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")  # in a folder's name, `lr-0.1`, a dot means nothing
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Ingredient:
     """One checkpoint of one run, with what was known when it was recorded. Immutable; equal when the path is equal.
 
     Args:
-        path: The checkpoint file; a ``Path``, or a ``UPath`` for a URL.
+        path: The checkpoint, a file or a folder; a ``Path``, or a ``UPath`` for a URL.
         run: The run that wrote it.
         metrics: Every logged metric at that moment; those of training are of the last finished epoch.
         hyperparameters: The run's hyperparameters.
@@ -59,7 +59,7 @@ class Ingredient:
     @property
     def name(self) -> str:
         """A short unique label, ``run/epoch=012-step=000340``."""
-        return f"{self.run}/{self.path.stem}"
+        return f"{self.run}/{self.path.stem if self.path.suffix in _FILE_SUFFIXES else self.path.name}"
 
     @property
     def score(self) -> Score | None:
@@ -88,16 +88,16 @@ class Ingredient:
 
     @classmethod
     def from_checkpoint(cls, path: AnyPath) -> "Ingredient":
-        """Describe a Lightning checkpoint, from the record beside it when there is one.
+        """Describe a checkpoint of any kind, from the record beside it when there is one.
 
         Raises:
-            ValueError: The file is not a checkpoint that can be read safely.
-            FileNotFoundError: There is no such file.
+            ValueError: It is not a checkpoint that can be read safely.
+            FileNotFoundError: There is no such file or folder.
         """
         record = path.with_suffix(records.SUFFIX)
-        if record.exists():
+        if record != path and record.exists():
             return cls.from_record(record)
-        checkpoint = read_checkpoint(local_copy(path))
+        checkpoint = open_checkpoint(path).content
         hyperparameters = checkpoint.get("hyper_parameters", {})
         return cls(
             path=path,
@@ -143,7 +143,8 @@ class Ingredients(Sequence[Ingredient]):
 
         Args:
             source: A directory that :class:`~lightning_soups.SoupCallback` wrote to, a glob such as
-                ``"runs/*/best.ckpt"``, one path, or a list of paths (checkpoints or records).
+                ``"runs/*/best.ckpt"``, one path, or a list of paths (checkpoints of any kind, files and folders, or
+                records).
             initialization: A checkpoint of the weights that all runs started from; None for the recorded one.
 
         Raises:
@@ -162,7 +163,7 @@ class Ingredients(Sequence[Ingredient]):
                 raise ValueError("The list of ingredients is empty: give at least one checkpoint.")
             directory = common_folder(paths)
         found = [
-            Ingredient.from_record(path) if path.suffix == records.SUFFIX else Ingredient.from_checkpoint(path)
+            Ingredient.from_record(path) if records.is_record(path) else Ingredient.from_checkpoint(path)
             for path in paths
         ]
         return cls(found, directory, initialization)
@@ -224,6 +225,8 @@ def _find(source: str) -> tuple[AnyPath, list[AnyPath]]:
     if not is_glob or path.exists():  # a name may hold brackets
         if fresh(path).is_dir():
             found = records.find_records(path)
+            if not found and is_folder(path):
+                return path.parent, [path]
             if not found:
                 raise ValueError(
                     f"The folder {source!r} holds no ingredients ({records.PATTERN}). Give the `dirpath` of a"
@@ -239,20 +242,23 @@ def _find(source: str) -> tuple[AnyPath, list[AnyPath]]:
 
 
 def _matches(pattern: str) -> list[AnyPath]:
+    found: list[AnyPath]
     fs, path = url_to_fs(pattern)
     if isinstance(fs, LocalFileSystem):
-        return in_order(Path(match) for match in glob.glob(pattern, recursive=True) if os.path.isfile(match))
-    fs.invalidate_cache()
-    found = [any_path(fs.unstrip_protocol(match), "ingredients") for match in fs.glob(path)]
-    return in_order(match for match in found if match.is_file())
+        found = [Path(match) for match in glob.glob(pattern, recursive=True)]
+    else:
+        fs.invalidate_cache()
+        found = [any_path(fs.unstrip_protocol(match), "ingredients") for match in fs.glob(path)]
+    return in_order(match for match in found if match.is_file() or is_folder(match))
 
 
 def _different(paths: list[AnyPath]) -> list[AnyPath]:
-    """Leave out what a glob catches besides ingredients: records beside checkpoints, initializations and soups."""
-    with_checkpoints = {path.with_suffix(records.SUFFIX) for path in paths if path.suffix != records.SUFFIX}
+    """Leave out what a glob catches besides ingredients: records, parts of folders, initializations and soups."""
+    with_checkpoints = {path.with_suffix(records.SUFFIX) for path in paths if not records.is_record(path)}
+    folders = {path for path in paths if path.is_dir()}
     kept = []
     for path in paths:
-        if path in with_checkpoints:
+        if (records.is_record(path) and path in with_checkpoints) or not folders.isdisjoint(path.parents):
             continue
         if path.parent.name == records.INITIALIZATIONS or records.is_soup(path):
             rank_zero_warn(f"Left out of the glob's matches: {str(path)!r} is an initialization or a soup.")

@@ -125,7 +125,16 @@ def local_copy(path: AnyPath) -> Path:
     """
     if isinstance(path, Path):
         return path
-    return _local_copies(os.environ.get(FOLDER_VARIABLE), os.environ.get(LIMIT_VARIABLE)).fetch(path)
+    return local_copies().fetch(path)
+
+
+def local_copies() -> LocalCopies:
+    """The copies that the environment variables say.
+
+    Raises:
+        ValueError: The limit is not a positive number.
+    """
+    return _local_copies(os.environ.get(FOLDER_VARIABLE), os.environ.get(LIMIT_VARIABLE))
 
 
 @cache

@@ -2,15 +2,16 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_soups.ingredients import INITIALIZATION, Ingredient
-from lightning_soups.local_copies import local_copy
 from lightning_soups.mixture import Mixture
-from lightning_soups.weights import average, dots, inner_products, read_checkpoint
+from lightning_soups.opening import open_checkpoint
+from lightning_soups.weights import average, dots, inner_products
 from lightning_soups.weights.averaging import StateDict, differences, write_average
 from lightning_soups.weights.pages import MappedPages
 
@@ -23,6 +24,7 @@ class Mixer:
 
     def __init__(self) -> None:
         self._opened: dict[Ingredient, dict[str, Any]] = {}
+        self._files: list[Path] = []
         self._pages: tuple[int, MappedPages] | None = None
 
     def mix(self, mixture: Mixture) -> dict[str, Any]:
@@ -103,12 +105,12 @@ class Mixer:
     def release(self, tensor: Tensor) -> None:
         """Give the memory of what was read back, so that it does not grow with the number of ingredients."""
         if self._pages is None or self._pages[0] != len(self._opened):
-            self._pages = len(self._opened), MappedPages([local_copy(ingredient.path) for ingredient in self._opened])
+            self._pages = len(self._opened), MappedPages(self._files)
         self._pages[1].release(tensor)
 
     def _open(self, ingredient: Ingredient) -> dict[str, Any]:
         if ingredient not in self._opened:
-            checkpoint = read_checkpoint(local_copy(ingredient.path))
+            checkpoint, files = open_checkpoint(ingredient.path)
             for first, opened in list(self._opened.items())[:1]:
                 if problems := differences(opened["state_dict"], checkpoint["state_dict"]):
                     raise ValueError(
@@ -117,4 +119,5 @@ class Mixer:
                         + "\n".join(problems)
                     )
             self._opened[ingredient] = checkpoint
+            self._files += files
         return self._opened[ingredient]

@@ -19,9 +19,8 @@ from pathlib import PurePath
 from typing import Any
 
 from lightning_soups.files import write_json
-from lightning_soups.local_copies import local_copy
+from lightning_soups.opening import open_checkpoint
 from lightning_soups.paths import AnyPath, fresh, in_order
-from lightning_soups.weights import read_checkpoint
 
 FORMAT = 1
 SUFFIX = ".json"
@@ -51,12 +50,17 @@ def find_records(directory: AnyPath) -> list[AnyPath]:
     return in_order(fresh(directory).glob(PATTERN))
 
 
+def is_record(path: AnyPath) -> bool:
+    """Whether a path is that of a record, and not of the index of a sharded checkpoint."""
+    return path.suffix == SUFFIX and not path.name.endswith(f".index{SUFFIX}")
+
+
 def is_soup(path: AnyPath) -> bool:
     """Whether a checkpoint is a soup; False for what is no checkpoint."""
-    if path.suffix == SUFFIX:
+    if is_record(path):
         return False
     try:
-        return SOUP_KEY in read_checkpoint(local_copy(path))
+        return SOUP_KEY in open_checkpoint(path).content
     except (ValueError, FileNotFoundError):
         return False
 

@@ -12,14 +12,13 @@ from torch import Tensor
 
 from lightning_soups.files import replacing
 from lightning_soups.ingredients import Ingredient
-from lightning_soups.local_copies import local_copy
 from lightning_soups.mixing import Mixer
 from lightning_soups.mixture import Mixture
+from lightning_soups.opening import open_checkpoint
 from lightning_soups.paths import AnyPath, any_path
 from lightning_soups.records import SOUP_KEY, versions
 from lightning_soups.score import Score
 from lightning_soups.trace import Question
-from lightning_soups.weights import read_checkpoint
 
 _FORMAT = 2
 
@@ -73,7 +72,7 @@ class Soup:
     def state_dict(self) -> dict[str, Tensor]:
         """The averaged weights: read from :attr:`path` when saved, else averaged from the ingredients."""
         if self.path is not None:
-            state_dict: dict[str, Tensor] = read_checkpoint(local_copy(self.path))["state_dict"]
+            state_dict: dict[str, Tensor] = open_checkpoint(self.path).content["state_dict"]
         else:
             state_dict = Mixer().mix(self.mixture)["state_dict"]
         return state_dict
@@ -89,7 +88,7 @@ class Soup:
         Raises:
             ValueError: An ingredient has gone, changed or cannot be read.
         """
-        weights = Mixer().mix(self.mixture) if self.path is None else read_checkpoint(local_copy(self.path))
+        weights = Mixer().mix(self.mixture) if self.path is None else open_checkpoint(self.path).content
         checkpoint = {**weights, SOUP_KEY: self._provenance()}
         path = any_path(path, "path")
         with replacing(path) as temporary:
@@ -105,7 +104,7 @@ class Soup:
             ValueError: The file is not a soup.
         """
         path = any_path(path, "path")
-        provenance = read_checkpoint(local_copy(path)).get(SOUP_KEY)
+        provenance = open_checkpoint(path).content.get(SOUP_KEY)
         if not isinstance(provenance, dict):
             raise ValueError(f"{str(path)!r} is a checkpoint but not a soup: it has no {SOUP_KEY!r} entry.")
         if provenance.get("format") != _FORMAT:

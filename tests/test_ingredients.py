@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
+from safetensors.torch import save_file
 
 from lightning_soups import Ingredients, records
 
@@ -118,3 +120,34 @@ def test_torn_records_are_refused_by_name(tmp_path: Path, text: str) -> None:
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(ValueError, match=r"x\.json"):
         Ingredients.load(tmp_path)
+
+
+def test_checkpoints_of_any_kind_are_found_as_files_and_as_folders(tmp_path: Path) -> None:
+    value = {"w": torch.zeros(1)}
+    for name in ("a-v1.5", "b"):
+        (tmp_path / name).mkdir()
+        save_file(value, tmp_path / name / "model.safetensors")
+        (tmp_path / name / "config.json").write_text("{}")
+    torch.save(value, tmp_path / "b" / "pytorch_model.bin")
+    with pytest.warns(UserWarning, match=r"torch\.distributed is disabled"):
+        dcp.save(value, checkpoint_id=str(tmp_path / "step=3.ckpt"), no_dist=True)
+    torch.save({"epoch": 3, "hyper_parameters": {"lr": 0.1}}, tmp_path / "step=3.ckpt" / "meta.pt")
+    (tmp_path / "logs").mkdir()
+    for pattern in ("*", "**"):  # the second matches the files inside as well
+        found = Ingredients.load(str(tmp_path / pattern))
+        assert [one.path.name for one in found] == ["a-v1.5", "b", "step=3.ckpt"]
+    assert found[2].hyperparameters == {"lr": 0.1}
+    assert (found[0].name, found[2].epoch, found.directory) == (f"{tmp_path.name}/a-v1", 3, tmp_path)
+    assert [one.path for one in Ingredients.load(tmp_path / "b")] == [tmp_path / "b"]
+    assert [one.path.name for one in Ingredients.load(str(tmp_path / "*" / "*.safetensors"))] == [
+        "model.safetensors"
+    ] * 2
+    assert len(Ingredients.load([tmp_path / "a-v1.5", tmp_path / "b" / "pytorch_model.bin"])) == 2
+
+
+def test_an_index_is_no_record(tmp_path: Path) -> None:
+    save_file({"w": torch.zeros(1)}, tmp_path / "model-00001-of-00001.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"w": "model-00001-of-00001.safetensors"}}))
+    for source in (index, [index], str(tmp_path / "*.index.json")):
+        assert [one.path for one in Ingredients.load(source)] == [index]

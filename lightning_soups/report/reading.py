@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from lightning_soups import records
 from lightning_soups.ingredients import Ingredient
-from lightning_soups.local_copies import local_copy
+from lightning_soups.opening import open_checkpoint
 from lightning_soups.paths import AnyPath, fresh, in_order, inside
 from lightning_soups.report.contents import (
     Contents,
@@ -21,7 +21,6 @@ from lightning_soups.report.contents import (
 )
 from lightning_soups.soup import Soup
 from lightning_soups.studies.result import StudyResult
-from lightning_soups.weights import read_checkpoint
 
 SOUPS = "soups/*.ckpt"
 STUDIES = "studies/*.json"
@@ -80,7 +79,7 @@ def _read_soup(path: AnyPath, source: str) -> Cooked:
     _check_numbers({"score": soup.score.value, **soup.metrics})
     for row in soup.trace:
         _check_numbers({"score": row.score.value, "samples": row.samples, "seconds": row.seconds})
-    provenance = read_checkpoint(local_copy(path))[records.SOUP_KEY]
+    provenance = open_checkpoint(path).content[records.SOUP_KEY]
     return Cooked(source, soup, dict(provenance["versions"]), str(provenance["created"]))
 
 

@@ -9,8 +9,8 @@ import torch
 from lightning_soups.evaluation.evaluator import Evaluator
 from lightning_soups.evaluation.measurer import Measurer
 from lightning_soups.ingredients import Ingredient, Ingredients
-from lightning_soups.local_copies import local_copy
 from lightning_soups.mixture import Mixture
+from lightning_soups.opening import open_checkpoint
 from lightning_soups.recipes.recipe import at_least_one
 from lightning_soups.studies.choice import run_names
 from lightning_soups.studies.result import StudyResult
@@ -24,7 +24,7 @@ from lightning_soups.studies.suspects import (
     about_suspects,
     find_suspects,
 )
-from lightning_soups.weights import angles, read_checkpoint
+from lightning_soups.weights import angles
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -120,7 +120,7 @@ class Diagnosis(Study):
             *([] if missing else about_directions(looks, seen)),
             *about_suspects(looks, suspects),
             _about_soups(ranked, kept, evaluator),
-            *about_statistics(read_checkpoint(local_copy(best.path))["state_dict"]),
+            *about_statistics(open_checkpoint(best.path).content["state_dict"]),
         ]
         details = {"between": seen.tolist(), "kind": _DISTANCES if missing else _ANGLES, "limit": limit}
         return Findings(rows, conclusions, {"kept": Mixture.uniform(kept)}, details)

@@ -14,6 +14,8 @@ from lightning_soups.weights.reading import read_checkpoint
 
 StateDict = Mapping[str, Any]
 
+_MOST_LINES = 20  # of differences that are named one by one
+
 
 def average(
     state_dicts: Sequence[StateDict],
@@ -83,7 +85,8 @@ def average_checkpoints(
     resident at a time; elsewhere it stays until the system needs the memory.
 
     Args:
-        paths: N ``.ckpt`` files with the same names and shapes; nothing in them is run (:func:`read_checkpoint`).
+        paths: N checkpoints of any kind with the same names and shapes; nothing in them is run
+            (:func:`read_checkpoint`).
         coefficients: N finite numbers, :math:`\lambda_i`; None for the uniform :math:`1/N`.
 
     Returns:
@@ -155,20 +158,39 @@ def differences(first: StateDict, second: StateDict) -> list[str]:
         second: Another one.
 
     Returns:
-        Lines that name the tensors and both shapes or dtypes; empty when the two fit together.
+        Lines that name the tensors and both shapes or dtypes; of very many, some and how many more there are. Empty
+        when the two fit together.
     """
-    problems = [f"  {name}: only in the first" for name in first if name not in second]
-    problems += [f"  {name}: only in the second" for name in second if name not in first]
+    misfits: list[str] = []
     for name, tensor in first.items():
         if name not in second:
             continue
         other = second[name]
         if _kind(tensor) != _kind(other):
             kinds = (getattr(value, "dtype", "no tensor") for value in (tensor, other))
-            problems.append(f"  {name}: dtype {' against '.join(map(str, kinds))}")
+            misfits.append(f"  {name}: dtype {' against '.join(map(str, kinds))}")
         elif isinstance(tensor, Tensor) and tensor.shape != other.shape:
-            problems.append(f"  {name}: shape {tuple(tensor.shape)} against {tuple(other.shape)}")
-    return problems
+            misfits.append(f"  {name}: shape {tuple(tensor.shape)} against {tuple(other.shape)}")
+    groups = {
+        "only in the first": [
+            f"  {name}: only in the first{_shape(first[name])}" for name in first if name not in second
+        ],
+        "only in the second": [
+            f"  {name}: only in the second{_shape(second[name])}" for name in second if name not in first
+        ],
+        "of other shapes or dtypes": misfits,
+    }
+    if sum(map(len, groups.values())) > _MOST_LINES:
+        # a share for each kind of problem, so that a thousand missing names don't hide one wrong shape
+        share = _MOST_LINES // sum(map(bool, groups.values()))
+        for what, lines in groups.items():
+            if len(lines) > share:
+                lines[share:] = [f"  … and {len(lines) - share} more {what}"]
+    return [line for lines in groups.values() for line in lines]
+
+
+def _shape(value: Any) -> str:
+    return f", shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
 
 
 def _kind(tensor: Any) -> str:

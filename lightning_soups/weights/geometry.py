@@ -80,7 +80,8 @@ def gram_of_checkpoints(
     The files are memory-mapped, and on Linux what has been read is given back at once.
 
     Args:
-        paths: N ``.ckpt`` files with the same names and shapes; nothing in them is run (:func:`read_checkpoint`).
+        paths: N checkpoints of any kind with the same names and shapes; nothing in them is run
+            (:func:`read_checkpoint`).
         origin: The file of :math:`\theta_0`, for example of the weights that all were fine-tuned from; None for zero.
         names: Floating-point or complex tensors to measure; None for all of them.
 

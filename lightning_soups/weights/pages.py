@@ -10,6 +10,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from lightning_soups.weights.reading import weight_files
+
 _SHARE = 0.25  # of one file's size may be in memory at a time, of all files together
 _AROUND = 1 << 21  # Linux maps up to 2 MiB around what is read
 _SMALL = 1 << 26  # files that are smaller than this all together may stay
@@ -23,7 +25,7 @@ class MappedPages:
     released, and pages stay until the system needs their memory.
 
     Args:
-        paths: The files, mapped already.
+        paths: Checkpoints, mapped already: files or folders.
     """
 
     def __init__(self, paths: Sequence[str | os.PathLike[str]]) -> None:
@@ -34,13 +36,14 @@ class MappedPages:
             return
         self._madvise = ctypes.CDLL(None).madvise
         self._madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-        self._mappings = _unwritten(smaps.read_text(errors="surrogateescape"), set(map(os.path.realpath, paths)))
-        sizes = list(map(os.path.getsize, paths))
+        files = [file for path in paths for file in weight_files(path)]
+        self._mappings = _unwritten(smaps.read_text(errors="surrogateescape"), set(map(os.path.realpath, files)))
+        sizes = list(map(os.path.getsize, files))
         if sum(sizes) <= _SMALL:
             self._mappings = []
         # giving pages back one by one costs more than reading them: rather all of a file's at once, now and then; but
         # what is mapped around each read must not add up over many files
-        share = int(_SHARE * max(sizes, default=0) / max(1, len(paths)))
+        share = int(_SHARE * max(sizes, default=0) / max(1, len(files)))
         self._limit = share if share >= 2 * _AROUND else 0
 
     def release(self, tensor: Tensor) -> None:

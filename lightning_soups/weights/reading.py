@@ -1,69 +1,86 @@
-"""Reading a checkpoint without running code from it and without copying it into memory."""
+"""Reading a checkpoint of any kind without running code from it and without copying it into memory."""
 
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
-import torch
+from lightning_soups.weights.formats.distributed import consolidated, is_distributed, read_distributed
+from lightning_soups.weights.formats.folder import model_file
+from lightning_soups.weights.formats.safetensors_file import read_safetensors
+from lightning_soups.weights.formats.sharded import INDEX_SUFFIX, files_of_index, is_piece, read_sharded
+from lightning_soups.weights.formats.torch_file import read_torch, unsafe_types
+
+__all__ = ["is_checkpoint_folder", "read_checkpoint", "unsafe_types", "weight_files"]
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Open a Lightning checkpoint lazily and safely.
+    """Open a checkpoint lazily and safely.
 
     The tensors are memory-mapped, so only the bytes that are used are read. Nothing but tensors and plain Python
-    values is unpickled (``weights_only=True``), so no code from the file can run.
+    values is unpickled, so no code from the file can run. There are two exceptions to mapping: files that torch before
+    1.6 wrote are read into memory, and distributed checkpoints are put together in a temporary file first, once a
+    process (keep the result of :func:`~lightning_soups.weights.consolidate` to do so once for all).
 
     Args:
-        path: A ``.ckpt`` file that holds a ``state_dict``.
+        path: A file: a Lightning checkpoint; a state dict of ``torch.save``, also under one of the keys
+            ``state_dict``, ``model_state_dict``, ``model`` and ``module``; a ``.safetensors`` file; the ``.index.json``
+            of a sharded one. Or a folder: of Hugging Face's ``save_pretrained``, or a distributed checkpoint of
+            Lightning's strategies or of torch.
 
     Returns:
-        The checkpoint's dictionary. Its ``"state_dict"`` maps names to CPU tensors backed by the file.
+        ``"state_dict"`` maps names to CPU tensors backed by the file. Of a Lightning checkpoint all else is there too.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is not a checkpoint, holds no ``state_dict``, or needs more than tensors and plain
-            values; the message names the types.
+        FileNotFoundError: There is no such file or folder.
+        ValueError: It is not a checkpoint, holds no weights, is damaged, or needs more than tensors and plain values;
+            the message names the types.
     """
     path = Path(path)
+    if path.is_dir():
+        if is_distributed(path):
+            return read_distributed(path)
+        return read_checkpoint(_model_file(path))
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint at {str(path)!r}.")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(_refusal(path)) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{str(path)!r} cannot be read as a checkpoint: {error}") from error
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
-        found = sorted(map(str, checkpoint)) if isinstance(checkpoint, dict) else type(checkpoint).__name__
-        raise ValueError(
-            f"{str(path)!r} is not a Lightning checkpoint: it has no 'state_dict' dictionary. It holds: {found}."
-        )
-    return checkpoint
+    if is_piece(path):
+        raise ValueError(f"{str(path)!r} is one of several files of a checkpoint: give its folder or its index.")
+    if path.name.endswith(INDEX_SUFFIX):
+        return {"state_dict": read_sharded(path)}
+    if path.suffix == ".safetensors":
+        return {"state_dict": read_safetensors(path)}
+    return read_torch(path)
 
 
-def unsafe_types(path: str | os.PathLike[str]) -> list[str]:
-    """Name the types in a checkpoint that :func:`read_checkpoint` would refuse.
+def is_checkpoint_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a folder that :func:`read_checkpoint` can open: one model, or a distributed checkpoint."""
+    path = Path(path)
+    return path.is_dir() and (is_distributed(path) or model_file(path) is not None)
+
+
+def weight_files(path: str | os.PathLike[str]) -> list[Path]:
+    """List the files that the tensors of a checkpoint are mapped from.
 
     Args:
-        path: A ``.ckpt`` file.
+        path: See :func:`read_checkpoint`.
 
-    Returns:
-        Sorted dotted names such as ``"pathlib.PosixPath"``; empty when the file is safe to read.
+    Raises:
+        ValueError: It is a folder that holds no checkpoint, or its index cannot be read.
     """
-    return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(os.fspath(path)))
+    path = Path(path)
+    if is_distributed(path):
+        return [consolidated(path)]
+    if path.is_dir():
+        path = _model_file(path)
+    return files_of_index(path) if path.name.endswith(INDEX_SUFFIX) else [path]
 
 
-def _refusal(path: Path) -> str:
-    try:
-        types = unsafe_types(path)
-    except (RuntimeError, ValueError, pickle.UnpicklingError, EOFError):
-        types = []
-    if not types:
-        return f"{str(path)!r} cannot be read as a checkpoint: its contents are not a valid torch checkpoint."
-    return (
-        f"{str(path)!r} holds more than tensors and plain values, and unpickling it could run code. Types that were"
-        f" refused: {', '.join(types)}. If you trust them, allow them first with"
-        " torch.serialization.add_safe_globals([...]); else keep such objects out of the hyperparameters, for example"
-        " with self.save_hyperparameters(ignore=[...])."
-    )
+def _model_file(folder: Path) -> Path:
+    found = model_file(folder)
+    if found is None:
+        names = sorted(path.name for path in folder.iterdir())
+        raise ValueError(
+            f"The folder {str(folder)!r} holds no checkpoint: neither model.safetensors nor pytorch_model.bin, nor an"
+            f" index of one, nor a single .safetensors file, nor the .metadata of a distributed checkpoint. It holds:"
+            f" {names[:20]}."
+        )
+    return found

@@ -119,6 +119,27 @@ def test_checkpoints_that_do_not_fit_are_refused_tensor_by_tensor() -> None:
     assert differences(first, first) == []
 
 
+def test_thousands_of_differences_are_summed_up_and_none_of_a_kind_is_hidden() -> None:
+    first = {f"a.{index}": torch.zeros(2) for index in range(3000)} | {"w": torch.zeros(2, 3), "n": torch.tensor(1)}
+    second = {f"b.{index}": torch.zeros(4) for index in range(312)} | {"w": torch.zeros(3, 2), "n": torch.tensor(1.0)}
+    lines = differences(first, second)
+    assert lines[:2] == ["  a.0: only in the first, shape (2,)", "  a.1: only in the first, shape (2,)"]
+    assert lines[6:9] == [
+        "  … and 2994 more only in the first",
+        "  b.0: only in the second, shape (4,)",
+        "  b.1: only in the second, shape (4,)",
+    ]
+    assert lines[13:] == [
+        "  … and 306 more only in the second",
+        "  w: shape (2, 3) against (3, 2)",
+        "  n: dtype torch.int64 against torch.float32",
+    ]
+    few = {f"a.{index}": torch.zeros(2) for index in range(20)}
+    assert len(differences(few, {})) == 20
+    assert not any("more" in line for line in differences(few, {}))
+    assert differences({**few, "x": torch.zeros(1)}, {})[20] == "  … and 1 more only in the first"
+
+
 @pytest.mark.parametrize(
     ("count", "coefficients", "message"),
     [

@@ -64,8 +64,8 @@ def test_a_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
 
 def test_other_contents_and_missing_files(tmp_path: Path) -> None:
     path = tmp_path / "bare.ckpt"
-    torch.save({"weights": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match=r"no 'state_dict'.*weights"):
+    torch.save({"net": {"weights": torch.zeros(1)}}, path)
+    with pytest.raises(ValueError, match=r"no 'state_dict'.*net"):
         read_checkpoint(path)
     torch.save([1, 2], path)
     with pytest.raises(ValueError, match="list"):

@@ -1,0 +1,57 @@
+"""Opening a checkpoint of any kind, wherever it is."""
+
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from lightning_soups.local_copies import local_copies, local_copy
+from lightning_soups.paths import AnyPath
+from lightning_soups.weights import (
+    consolidate,
+    is_checkpoint_folder,
+    is_distributed,
+    read_checkpoint,
+    read_rest,
+    weight_files,
+)
+from lightning_soups.weights.formats.dcp_metadata import METADATA
+from lightning_soups.weights.formats.folder import model_file
+
+
+class Opened(NamedTuple):
+    """A checkpoint that was opened.
+
+    Args:
+        content: Its ``"state_dict"``, and all else that a Lightning checkpoint has.
+        files: The local files that its tensors are mapped from.
+    """
+
+    content: dict[str, Any]
+    files: list[Path]
+
+
+def open_checkpoint(path: AnyPath) -> Opened:
+    """Open a checkpoint lazily and safely; see :func:`~lightning_soups.weights.read_checkpoint`.
+
+    Remote ones are fetched first, and distributed ones put together; both is done once and kept among the local copies.
+
+    Raises:
+        FileNotFoundError: There is no such file or folder.
+        ValueError: It is no checkpoint that can be read safely, or there is no room for a local copy.
+    """
+    local = local_copy(path)
+    if not is_distributed(local):
+        return Opened(read_checkpoint(local), weight_files(local))
+    parts = sorted(part for part in local.rglob("*") if part.is_file())
+    stats = [(part.name, part.stat().st_size, part.stat().st_mtime_ns) for part in parts]
+    size = sum(size for _, size, _ in stats)
+    whole = local_copies().keep(
+        str(local.absolute()), repr(stats), "model.safetensors", size, lambda out: consolidate(local, out)
+    )
+    return Opened({**read_rest(local), **read_checkpoint(whole)}, [whole])
+
+
+def is_folder(path: AnyPath) -> bool:
+    """Whether a path is a folder that is a checkpoint as a whole."""
+    if isinstance(path, Path):
+        return is_checkpoint_folder(path)
+    return path.is_dir() and ((path / METADATA).is_file() or model_file(cast(Path, path)) is not None)
