@@ -204,7 +204,7 @@ def test_what_cannot_be_read_is_listed_and_the_rest_is_there(directory: Path) ->
     rewrite(paths[2], metrics={"val_acc": "high"})
     soups, studies = directory / "soups", directory / "studies"
     (soups / "greedy.ckpt").write_bytes(b"no checkpoint")
-    torch.save({"state_dict": {}}, soups / "weights.ckpt")
+    torch.save({"state_dict": {"weight": torch.ones(1)}}, soups / "weights.ckpt")
     torch.save({"state_dict": {}, "lightning_soups": {"format": 2}}, soups / "empty.ckpt")
     (studies / "other.json").write_text('{"format": 7}')
     study_result(options=["no object"]).save(studies / "options")

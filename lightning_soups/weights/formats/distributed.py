@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor
@@ -141,7 +141,7 @@ def _tensor(name: str, stored: StoredTensor, files: dict[str, IO[bytes]], folder
     for piece in stored.pieces:
         window = _Window(files[piece.file], piece.start, piece.length)
         try:
-            part = torch.load(window, map_location="cpu", weights_only=True)
+            part = torch.load(cast(IO[bytes], window), map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise ValueError(
                 f"The distributed checkpoint {str(folder)!r} is damaged: {name!r} cannot be read from"
