@@ -11,7 +11,7 @@ from typing import Any, overload
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from lightning_soups import records
+from lightning_soups import outputs, records
 from lightning_soups.score import Mode, Score
 from lightning_soups.weights import read_checkpoint
 
@@ -233,7 +233,7 @@ def _different(paths: list[Path]) -> list[Path]:
     for path in paths:
         if path in with_checkpoints:
             continue
-        if path.parent.name == records.INITIALIZATIONS or records.is_soup(path):
+        if path.parent.name == records.INITIALIZATIONS or outputs.is_soup(path):
             rank_zero_warn(f"Left out of the glob's matches: {str(path)!r} is an initialization or a soup.")
             continue
         kept.append(path)

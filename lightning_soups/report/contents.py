@@ -52,7 +52,7 @@ class Cooked:
     """A soup.
 
     Args:
-        source: Its checkpoint, a path inside the directory.
+        source: Its file or folder, a path inside the directory.
         soup: The soup.
         versions: Of the packages that it was cooked with.
         created: When.
