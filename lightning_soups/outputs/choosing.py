@@ -59,67 +59,6 @@ def check(output: str | os.PathLike[str], module: nn.Module | None = None, submo
         find_submodel(module, submodule)
 
 
-def write(self, checkpoint: Mapping[str, Any], path: Path) -> None: ...
-    def read(self, path: Path) -> dict[str, Any]: ...
-    def read_provenance(self, path: Path) -> dict[str, Any]: ...
-
-
-_FILES: dict[str, _FileFormat] = {
-    ".ckpt": lightning_checkpoint,
-    ".pt": state_dict,
-    ".pth": state_dict,
-    ".safetensors": safetensors,
-}
-_SEPARATORS = tuple(separator for separator in (os.sep, os.altsep) if separator)
-
-
-def check(output: str | os.PathLike[str], module: nn.Module | None = None, submodule: str | None = None) -> None:
-    """Say what is wrong with an output before any work is done for it.
-
-    Args:
-        output: A file or folder as the user wrote it: a separator at the end makes any name a folder's.
-        module: What a folder is written by, see :func:`find_submodel`.
-        submodule: See :func:`find_submodel`.
-
-    Raises:
-        ValueError: The suffix is not known, something else is in the way, a package is missing, or the module has no
-            one submodule that can write a folder.
-    """
-    path = Path(output)
-    if not _is_folder(output):
-        if path.is_dir():
-            raise ValueError(f"The output must be a file such as 'soup.ckpt', got the folder {str(path)!r}.")
-        if path.suffix.lower() == ".safetensors":
-            safetensors.check_installed()
-        return
-    safetensors.check_installed()
-    if path.exists() and not hugging_face.is_soup_folder(path):
-        what = "folder that is not a soup's" if path.is_dir() else "file"
-        raise ValueError(
-            f"The output {str(path)!r} is an existing {what} and will not be replaced. Give the name of a new folder,"
-            f" or of a file that ends in one of {', '.join(_FILES)}."
-        )
-    if module is not None:
-        find_submodel(module, submodule)
-
-
-def is_folder(output: str | os.PathLike[str]) -> bool:
-    """Whether an output is to be a folder: its name has no suffix or ends with a separator, or it is a soup's folder.
-
-    Raises:
-        ValueError: Its suffix is none of a format.
-    """
-    path = Path(output)
-    if os.fspath(output).endswith(_SEPARATORS) or hugging_face.is_soup_folder(path):
-        return True
-    if path.suffix and path.suffix.lower() not in _FILES:
-        raise ValueError(
-            f"The suffix {path.suffix!r} of the output {str(path)!r} is none of a format. For a file, use one of"
-            f" {', '.join(_FILES)}; for a Hugging Face folder, no suffix, or a '/' at the end."
-        )
-    return not path.suffix
-
-
 def write(
     checkpoint: Mapping[str, Any],
     output: str | os.PathLike[str],
@@ -193,4 +132,18 @@ def _format(path: Path) -> _FileFormat:
     return hugging_face if path.is_dir() else _FILES.get(path.suffix.lower(), lightning_checkpoint)
 
 
+def _is_folder(output: str | os.PathLike[str]) -> bool:
+    """Whether an output is to be a folder: its name has no suffix or ends with a separator, or it is a soup's folder.
 
+    Raises:
+        ValueError: Its suffix is none of a format.
+    """
+    path = Path(output)
+    if os.fspath(output).endswith(_SEPARATORS) or hugging_face.is_soup_folder(path):
+        return True
+    if path.suffix and path.suffix.lower() not in _FILES:
+        raise ValueError(
+            f"The suffix {path.suffix!r} of the output {str(path)!r} is none of a format. For a file, use one of"
+            f" {', '.join(_FILES)}; for a Hugging Face folder, no suffix, or a '/' at the end."
+        )
+    return not path.suffix
