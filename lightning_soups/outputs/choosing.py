@@ -112,7 +112,7 @@ def is_soup(path: Path) -> bool:
         return True
     try:
         if path.suffix == ".json":
-            beside = path.with_suffix("").suffix in (".pt", ".pth")
+            beside = path.with_suffix("").suffix.lower() in (".pt", ".pth")
             return beside and bool(from_json(path.read_text(encoding="utf-8"), str(path)))
         return bool(read_provenance(path))
     except (ValueError, FileNotFoundError):
@@ -124,7 +124,7 @@ def soups_in(directory: Path) -> list[Path]:
     return sorted(
         path
         for path in directory.glob("[!.]*")
-        if hugging_face.is_soup_folder(path) or (path.suffix in _FILES and path.is_file())
+        if hugging_face.is_soup_folder(path) or (path.suffix.lower() in _FILES and path.is_file())
     )
 
 

@@ -142,14 +142,11 @@ def _write_submodel(tensors: Mapping[str, Tensor], folder: Path, submodel: Submo
             f"The soup lacks weights of the submodule {submodel.name!r}, so a Hugging Face folder of it would be"
             f" incomplete; missing: {missing}."
         )
+    # the library may drop names of tied tensors that `from_pretrained` does not tie again: such get memory of their own
+    tied, known = tied_names(own), getattr(skeleton, "all_tied_weights_keys", {})
+    separate = {*tied, *tied.values()} - {*known, *known.values()}
     save: Callable[..., None] = skeleton.save_pretrained  # type: ignore[assignment]  # what makes it a submodel
-    try:
-        save(folder, state_dict=dict(own))
-    except RuntimeError:
-        if not tied_names(own):
-            raise
-        # the library refuses tensors that are tied without its knowing: `from_pretrained` needs each by its own name
-        save(folder, state_dict={name: tensor.clone() for name, tensor in own.items()})
+    save(folder, state_dict={name: tensor.clone() if name in separate else tensor for name, tensor in own.items()})
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -46,7 +46,7 @@ class Odd(nn.Module):
         self.encoder = nn.Linear(4, 4)
         self.decoder = nn.Linear(4, 4)
         self.decoder.weight = self.encoder.weight
-        self.half = nn.Parameter(torch.randn(3, dtype=torch.bfloat16))
+        self.low = nn.Parameter(torch.randn(3, dtype=torch.bfloat16))
         self.register_buffer("steps", torch.tensor(7))
         self.register_buffer("flag", torch.tensor([True, False]))
         self.register_buffer("nothing", torch.zeros(0))
