@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from lightning_soups.evaluation.kept_loop import KeptLoop
 from lightning_soups.evaluation.session import HeldOutQuestions, ask
 from lightning_soups.mixing import Mixer
-from lightning_soups.paths import AnyPath
+from lightning_soups.paths import any_path
 from lightning_soups.recipes import Recipe
 from lightning_soups.soup import Soup
 from lightning_soups.studies import Study
@@ -19,17 +19,18 @@ class Cook:
     Args:
         recipe: How to choose.
         questions: Which ingredients, and the score to choose by.
-        output: The file to create.
+        output: The file or folder to create; a separator at its end makes it a folder.
     """
 
     recipe: Recipe
     questions: HeldOutQuestions
-    output: AnyPath
+    output: str
 
     def __call__(self, loop: KeptLoop) -> Soup:
         """Cook and save."""
         trainer, name, ingredients = loop.trainer, self.recipe.name, self.questions.ingredients
-        state = self.output.with_name(f"{self.output.name}.progress.json")
+        path = any_path(self.output, "output")
+        state = path.with_name(f"{path.name}.progress.json")
         identity = {"recipe": name, "options": self.recipe.options}
         with self.questions.evaluator(loop, Mixer(), name, state, identity) as evaluator:
             mixture = ask(evaluator, self.recipe.cook, ingredients)
@@ -46,8 +47,8 @@ class Cook:
             caveats=evaluator.caveats,
         )
         if trainer.is_global_zero:
-            soup.save(self.output)
-        soup.path = self.output
+            soup.save(self.output, trainer.lightning_module)
+        soup.path = path
         evaluator.forget_state()
         trainer.strategy.barrier("SoupTrainer.cook")
         return soup

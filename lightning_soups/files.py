@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -43,6 +44,46 @@ def replacing(path: AnyPath) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def replacing_folder(path: AnyPath) -> Iterator[Path]:
+    """Yield an empty temporary folder; it becomes ``path`` when the block ends without an error.
+
+    On disks it is beside ``path`` and renamed. No system replaces a folder that holds something in one step: an
+    existing one is renamed away first, and back again should the second renaming fail, so for an instant there may be
+    none, but never a part of one. At a URL its files appear one after the other, those at the top in alphabetical order
+    and last; then what an earlier folder had more is deleted.
+
+    Args:
+        path: The folder to create or replace. The folder that it is in is created.
+    """
+    if not isinstance(path, Path):
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+            _upload_folder(Path(folder), path)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unique = uuid.uuid4().hex[:8]
+    temporary, old = (path.with_name(f".{path.name}.{unique}.{kind}") for kind in ("tmp", "old.tmp"))
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with file.open("rb+") as opened:
+                    os.fsync(opened.fileno())
+        if path.exists():
+            os.replace(path, old)
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            if old.exists():
+                os.replace(old, path)
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
 def check_writable(path: AnyPath, parameter: str) -> None:
     """Make sure that a file can be created, before work begins that ends in it. No folder is created.
 
@@ -79,6 +120,18 @@ def _upload(local: Path, url: UPath) -> None:
         fs.mv(temporary.path, url.path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _upload_folder(local: Path, url: UPath) -> None:
+    fs = url.fs
+    fs.invalidate_cache()
+    before = set(fs.find(url.path)) if url.exists() else set()
+    files = sorted((path for path in local.rglob("*") if path.is_file()), key=lambda path: (path.parent == local, path))
+    uploaded = {file: url / file.relative_to(local).as_posix() for file in files}
+    for file, target in uploaded.items():
+        _upload(file, target)
+    for surplus in before - {fs._strip_protocol(target.path) for target in uploaded.values()}:
+        fs.rm_file(surplus)
 
 
 def _temporary_name(path: AnyPath) -> str:

@@ -14,7 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from upath import UPath
 
-from lightning_soups import records
+from lightning_soups import outputs, records
 from lightning_soups.opening import is_folder, open_checkpoint
 from lightning_soups.paths import AnyPath, any_path, common_folder, fresh, in_order
 from lightning_soups.score import Mode, Score
@@ -260,7 +260,7 @@ def _different(paths: list[AnyPath]) -> list[AnyPath]:
     for path in paths:
         if (records.is_record(path) and path in with_checkpoints) or not folders.isdisjoint(path.parents):
             continue
-        if path.parent.name == records.INITIALIZATIONS or records.is_soup(path):
+        if path.parent.name == records.INITIALIZATIONS or outputs.is_soup(path):
             rank_zero_warn(f"Left out of the glob's matches: {str(path)!r} is an initialization or a soup.")
             continue
         kept.append(path)

@@ -5,7 +5,7 @@ Layout of a soup directory::
     runs/<run>/epoch=012-step=000340.ckpt     weights-only Lightning checkpoint
     runs/<run>/epoch=012-step=000340.json     its record
     initializations/<fingerprint>.ckpt        the weights that runs started from
-    soups/<recipe>.ckpt                       what was cooked
+    soups/<recipe>.ckpt                       what was cooked (or another format, see ``outputs``)
     studies/<study>.json, .csv, .png, .svg    what studies found
     report.html                               the page about it all
 """
@@ -13,13 +13,12 @@ Layout of a soup directory::
 import json
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import PurePath
 from typing import Any
 
 from lightning_soups.files import write_json
-from lightning_soups.opening import open_checkpoint
 from lightning_soups.paths import AnyPath, fresh, in_order
 
 FORMAT = 1
@@ -53,16 +52,6 @@ def find_records(directory: AnyPath) -> list[AnyPath]:
 def is_record(path: AnyPath) -> bool:
     """Whether a path is that of a record, and not of the index of a sharded checkpoint."""
     return path.suffix == SUFFIX and not path.name.endswith(f".index{SUFFIX}")
-
-
-def is_soup(path: AnyPath) -> bool:
-    """Whether a checkpoint is a soup; False for what is no checkpoint."""
-    if is_record(path):
-        return False
-    try:
-        return SOUP_KEY in open_checkpoint(path).content
-    except (ValueError, FileNotFoundError):
-        return False
 
 
 def write_record(path: AnyPath, record: Mapping[str, Any]) -> None:
@@ -113,6 +102,12 @@ def plain_hyperparameters(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
     LightningCLI's own bookkeeping (names that start with an underscore) is left out.
     """
     return {str(key): _plain(value) for key, value in hyperparameters.items() if not str(key).startswith("_")}
+
+
+def varied_names(hyperparameters: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names of the hyperparameters in which several runs differ."""
+    names = dict.fromkeys(name for one in hyperparameters for name in one)
+    return [name for name in names if len({repr(one.get(name)) for one in hyperparameters}) > 1]
 
 
 def _plain(value: Any) -> Any:

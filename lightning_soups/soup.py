@@ -7,14 +7,12 @@ from dataclasses import fields
 from datetime import datetime, timezone
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lightning_soups.files import replacing
+from lightning_soups import outputs
 from lightning_soups.ingredients import Ingredient
 from lightning_soups.mixing import Mixer
 from lightning_soups.mixture import Mixture
-from lightning_soups.opening import open_checkpoint
 from lightning_soups.paths import AnyPath, any_path
 from lightning_soups.records import SOUP_KEY, versions
 from lightning_soups.score import Score
@@ -24,7 +22,7 @@ _FORMAT = 2
 
 
 class Soup:
-    """The result of cooking. Saved, it is an ordinary Lightning checkpoint that also carries its provenance.
+    """The result of cooking. Saved, it is an ordinary checkpoint (of any format) that also carries its provenance.
 
     Args:
         mixture: What the recipe served.
@@ -71,42 +69,54 @@ class Soup:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averaged weights: read from :attr:`path` when saved, else averaged from the ingredients."""
-        if self.path is not None:
-            state_dict: dict[str, Tensor] = open_checkpoint(self.path).content["state_dict"]
-        else:
-            state_dict = Mixer().mix(self.mixture)["state_dict"]
+        state_dict: dict[str, Tensor] = self._weights()["state_dict"]
         return state_dict
 
-    def save(self, path: str | os.PathLike[str] | AnyPath) -> None:
-        """Write a Lightning checkpoint, atomically; :attr:`path` then points to it.
+    def save(
+        self, path: str | os.PathLike[str] | AnyPath, module: nn.Module | None = None, submodule: str | None = None
+    ) -> None:
+        """Write the soup in the format that the path's name means; :attr:`path` then points to it.
 
-        The ingredients are averaged, unless the soup is saved already: then the weights are those of :attr:`path`.
+        The ingredients are averaged, unless the soup is saved already: then the weights are those of :attr:`path`. Each
+        format holds them bit for bit, and where they come from.
+
+        ============================  ==================================================================================
+        ``soup.ckpt``                 Lightning checkpoint, the only one for ``load_from_checkpoint`` and ``ckpt_path``
+        ``soup.pt``, ``soup.pth``     plain state dict for ``torch.load(weights_only=True)``; ``soup.pt.json`` beside it
+        ``soup.safetensors``          the same for ``safetensors``; tied tensors once, no extra state that is no tensor
+        ``soup`` or ``soup.v2/``      Hugging Face folder for ``from_pretrained``, with a model card
+        ============================  ==================================================================================
+
+        Files are replaced atomically. Of folders only those are replaced that a soup was saved in.
 
         Args:
-            path: For example ``soup.ckpt``. An existing file is replaced. Folders are created.
+            path: Where to. Folders above it are created.
+            module: What the ingredients are checkpoints of: its Hugging Face submodule, anything with a ``config`` and
+                a ``save_pretrained`` that takes a ``state_dict``, writes the folder. Files do not need it.
+            submodule: The name of that submodule, when there are several; by default the outermost.
 
         Raises:
-            ValueError: An ingredient has gone, changed or cannot be read.
+            ValueError: An ingredient has gone, changed or cannot be read; the path's suffix is none of a format;
+                something else is in the way; or the format cannot hold the weights.
         """
-        weights = Mixer().mix(self.mixture) if self.path is None else open_checkpoint(self.path).content
-        checkpoint = {**weights, SOUP_KEY: self._provenance()}
-        path = any_path(path, "path")
-        with replacing(path) as temporary:
-            torch.save(checkpoint, temporary)
-        self.path = path
+        outputs.check(path, module, submodule)
+        checkpoint = {**self._weights(), SOUP_KEY: self._provenance()}
+        outputs.write(checkpoint, path, module, submodule, source=self.path)
+        self.path = any_path(path, "path")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] | AnyPath) -> "Soup":
-        """Read a soup's provenance from its checkpoint; the weights stay on disk until they are asked for.
+        """Read what a soup in any format says of itself; the weights stay on disk until they are asked for.
+
+        Args:
+            path: A file or folder that a soup was saved to.
 
         Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: The file is not a soup.
+            FileNotFoundError: There is no such file or folder.
+            ValueError: It is not a soup.
         """
         path = any_path(path, "path")
-        provenance = open_checkpoint(path).content.get(SOUP_KEY)
-        if not isinstance(provenance, dict):
-            raise ValueError(f"{str(path)!r} is a checkpoint but not a soup: it has no {SOUP_KEY!r} entry.")
+        provenance = outputs.read_provenance(path)
         if provenance.get("format") != _FORMAT:
             raise ValueError(
                 f"The soup {str(path)!r} has format {provenance.get('format')}; this version reads format {_FORMAT}."
@@ -135,6 +145,10 @@ class Soup:
         chosen = sum(member in self.candidates for member in self.mixture)
         share = f"{chosen} of {len(self.candidates)} ingredients"
         return f"Soup({self.recipe}, {share}, {self.monitor}={self.score})"
+
+    def _weights(self) -> dict[str, Any]:
+        """A checkpoint: the averaged weights, and what else the ingredients' checkpoints hold."""
+        return Mixer().mix(self.mixture) if self.path is None else outputs.read(self.path)
 
     def _provenance(self) -> dict[str, Any]:
         """Plain values only, so that the checkpoint loads with ``weights_only=True``."""

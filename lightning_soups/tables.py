@@ -9,6 +9,7 @@ from rich.table import Table
 
 from lightning_soups.ingredients import INITIALIZATION, Ingredient
 from lightning_soups.mixture import Mixture
+from lightning_soups.records import varied_names
 from lightning_soups.soup import Soup
 from lightning_soups.studies.result import Cell, StudyResult, columns
 from lightning_soups.trace import Question
@@ -168,9 +169,7 @@ def _asked(row: Question, kept: set[Ingredient]) -> str:
 
 def varied_hyperparameters(ingredients: Sequence[Ingredient]) -> list[str]:
     """The names of the hyperparameters in which ingredients differ."""
-    ingredients = [ingredient for ingredient in ingredients if ingredient.run != INITIALIZATION]
-    names = dict.fromkeys(name for ingredient in ingredients for name in ingredient.hyperparameters)
-    return [name for name in names if len({repr(i.hyperparameters.get(name)) for i in ingredients}) > 1]
+    return varied_names([one.hyperparameters for one in ingredients if one.run != INITIALIZATION])
 
 
 def show_score(value: float | None) -> str:

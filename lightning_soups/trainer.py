@@ -10,6 +10,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
+from lightning_soups import outputs
 from lightning_soups.cooking import Cook, file_name
 from lightning_soups.evaluation.cache import validate_cache_batches
 from lightning_soups.evaluation.kept_loop import JobResult, KeptLoop
@@ -18,7 +19,7 @@ from lightning_soups.evaluation.replay_measurer import WhatToReport
 from lightning_soups.evaluation.session import HeldOutQuestions, recorded_monitor
 from lightning_soups.files import check_writable
 from lightning_soups.ingredients import Ingredients
-from lightning_soups.paths import AnyPath, any_path
+from lightning_soups.paths import any_path
 from lightning_soups.recipes import GreedySoup, Recipe
 from lightning_soups.score import Mode, validate_mode
 from lightning_soups.soup import Soup
@@ -63,7 +64,10 @@ class SoupTrainer(Trainer):
             monitor: The logged metric to choose by. By default the one that the ingredients were recorded with.
             mode: ``max`` when a larger value is better, ``min`` when a smaller one is. By default as recorded, or as
                 the logged ``torchmetrics.Metric`` declares.
-            output: Where to save the soup. By default ``soups/<recipe>.ckpt`` in the ingredients' directory.
+            output: Where to save the soup. By default ``soups/<recipe>.ckpt`` in the ingredients' directory. The name
+                decides the format: ``.ckpt`` is a Lightning checkpoint, which alone ``load_from_checkpoint`` and
+                ``--ckpt_path`` take; ``.pt`` and ``.pth`` a plain state dict; ``.safetensors``; and no suffix, or a
+                ``/`` at the end, a Hugging Face folder with a model card.
             cache_batches: Where the held-out batches of the first pass are kept for all later ones: on the
                 accelerator (``device``), in host memory (``host``), on the accelerator if they fit there and else in
                 host memory (``auto``), or nowhere (``off``: every pass reads and decodes them again). At most 40 % of
@@ -76,8 +80,8 @@ class SoupTrainer(Trainer):
             The soup, with its scores, its trace and the path it was saved to.
 
         Raises:
-            ValueError: There are no ingredients, one cannot be read safely, or ``output`` is a folder or
-                cannot be written.
+            ValueError: There are no ingredients, one cannot be read safely, or ``output`` cannot be written, has an
+                unknown suffix, or is a folder that was not made for a soup.
             MisconfigurationException: The ingredients do not fit the module, ``monitor`` is not logged, its ``mode``
                 is not known, ``cache_batches`` is none of its choices, or there is no held-out data.
         """
@@ -85,7 +89,7 @@ class SoupTrainer(Trainer):
         if not isinstance(recipe, Recipe):
             raise MisconfigurationException(f"`recipe` must be a Recipe such as GreedySoup(), got {recipe!r}.")
         found = Ingredients.load(ingredients, initialization)
-        job = Cook(recipe, _questions(found, monitor, mode, early_rejection), _output_path(output, found, recipe))
+        job = Cook(recipe, _questions(found, monitor, mode, early_rejection), _output(output, found, recipe, module))
         with unchanged(module):
             soup = self._inside("validate", job, cache_batches, module, dataloaders, datamodule)
         assert isinstance(soup, Soup)
@@ -240,10 +244,11 @@ def _warn_about_initializations(ingredients: Ingredients) -> None:
         )
 
 
-def _output_path(output: str | os.PathLike[str] | None, ingredients: Ingredients, recipe: Recipe) -> AnyPath:
-    default = ingredients.directory / "soups" / f"{file_name(recipe)}.ckpt"
-    path = default if output is None else any_path(output, "output")
-    if path.is_dir():
-        raise ValueError(f"`output` must be a file such as 'soup.ckpt', got the folder {str(path)!r}.")
-    check_writable(path, "output")
-    return path
+def _output(
+    output: str | os.PathLike[str] | None, ingredients: Ingredients, recipe: Recipe, module: LightningModule
+) -> str:
+    if output is None:
+        output = str(ingredients.directory / "soups" / f"{file_name(recipe)}.ckpt")
+    outputs.check(output, module)
+    check_writable(any_path(output, "output"), "output")
+    return os.fspath(output)  # as it was written: a separator at the end means a folder

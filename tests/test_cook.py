@@ -349,10 +349,12 @@ def test_a_recipe_that_goes_wrong_is_told_so(recorded: Path) -> None:
 
 def test_an_impossible_output_is_refused_before_the_first_question(recorded: Path, tmp_path: Path) -> None:
     never = Broken()  # would raise in its validation_step
-    with pytest.raises(ValueError, match=r"`output` must be a file.*got the folder"):
+    with pytest.raises(ValueError, match="an existing folder that is not a soup's"):
         cook(recorded, never, output=tmp_path)
     with pytest.raises(ValueError, match=r"`output=nowhere://soup\.ckpt` cannot be reached"):
         cook(recorded, never, output="nowhere://soup.ckpt")
+    with pytest.raises(ValueError, match=r"suffix '\.onnx' .* is none of a format"):
+        cook(recorded, never, output=tmp_path / "soup.onnx")
 
 
 def test_a_soup_that_scores_nan_is_not_saved(recorded: Path, tmp_path: Path) -> None:

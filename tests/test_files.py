@@ -1,8 +1,10 @@
+import contextlib
+import os
 from pathlib import Path
 
 import pytest
 
-from lightning_soups.files import replacing, safe_name, write_json
+from lightning_soups.files import replacing, replacing_folder, safe_name, write_json
 
 
 def test_a_file_is_complete_or_absent(tmp_path: Path) -> None:
@@ -38,6 +40,48 @@ def test_a_temporary_file_is_no_record_and_no_checkpoint(tmp_path: Path) -> None
         assert temporary.name.startswith(".")
         assert temporary.suffix == ".tmp"
         temporary.write_text("x")
+
+
+def test_a_folder_is_complete_absent_or_as_it_was(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "new" / "folder"
+
+    def write(*names: str) -> None:
+        with replacing_folder(path) as temporary:
+            assert temporary.parent == path.parent
+            assert temporary.name.startswith(".")
+            assert temporary.name.endswith(".tmp")
+            for name in names:
+                (temporary / name).parent.mkdir(exist_ok=True)
+                (temporary / name).write_text(name)
+            if not names:
+                raise RuntimeError("killed")
+
+    def fail_at(count: int) -> None:
+        renamed = []
+
+        def replace(old: Path, new: Path) -> None:
+            renamed.append(new)
+            if len(renamed) == count:
+                raise OSError("no space")
+            os.rename(old, new)
+
+        monkeypatch.setattr("lightning_soups.files.os.replace", replace)
+        with pytest.raises(OSError, match="no space"):
+            write("c")
+        monkeypatch.undo()
+
+    with pytest.raises(RuntimeError, match="killed"):
+        write()
+    assert list(path.parent.iterdir()) == []
+    write("a", "more/b")
+    for attempt in (write, lambda: fail_at(1), lambda: fail_at(2)):
+        with contextlib.suppress(RuntimeError):
+            attempt()
+        assert sorted(file.name for file in path.rglob("*")) == ["a", "b", "more"]
+        assert list(path.parent.iterdir()) == [path]
+    write("c")
+    assert [file.name for file in path.iterdir()] == ["c"]
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_names_are_safe_on_every_system() -> None:

@@ -227,3 +227,25 @@ def test_paths_and_urls(tmp_path: Path) -> None:
     assert inside(any_path("memory://b/c/d.txt", "x"), any_path("memory://b", "x")) == "c/d.txt"
     with pytest.raises(ValueError, match="is not in"):
         inside(tmp_path, tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", ["soup.pt", "soup.safetensors", "soup-folder"])
+def test_every_format_can_be_written_there_and_read_back(s3: str, copies: Path, tmp_path: Path, name: str) -> None:
+    record(tmp_path, [0.05, 0.1])
+    url = f"{s3}/outputs/{name}"
+    soup = trainer(SoupTrainer).cook(Classifier(), datamodule=Blobs(), ingredients=tmp_path, output=url)
+    assert str(soup.path) == url
+    if name == "soup-folder":
+        UPath(f"{url}/earlier.txt").write_text("of an earlier soup")
+    soup.path = None  # mixed again
+    soup.save(url)
+    names = {str(path).removeprefix(f"{s3}/outputs/") for path in UPath(f"{s3}/outputs").rglob("*") if path.is_file()}
+    wanted = {
+        "soup.pt": {"soup.pt", "soup.pt.json"},
+        "soup.safetensors": {"soup.safetensors"},
+        "soup-folder": {f"soup-folder/{file}" for file in ("README.md", "lightning_soup.json", "model.safetensors")},
+    }[name]
+    assert {one for one in names if one.startswith(name)} == wanted
+    soup.path = None
+    for key, tensor in soup.state_dict().items():
+        assert torch.equal(Soup.load(url).state_dict()[key], tensor)

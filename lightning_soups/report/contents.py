@@ -53,7 +53,7 @@ class Cooked:
     """A soup.
 
     Args:
-        source: Its checkpoint, a path inside the directory.
+        source: Its file or folder, a path inside the directory.
         soup: The soup.
         versions: Of the packages that it was cooked with.
         created: When.
@@ -103,11 +103,13 @@ class Contents:
 
     def soup_label(self, one: Cooked) -> str:
         """What to call a soup: its recipe, with the file when the recipe was cooked several times."""
-        return _told_apart(one.soup.recipe, one.source, [other.soup.recipe for other in self.soups])
+        return _told_apart(one.soup.recipe, PurePosixPath(one.source).name, [other.soup.recipe for other in self.soups])
 
     def study_label(self, one: Studied) -> str:
         """What to call a study, with the file when it was run several times."""
-        return _told_apart(one.result.study, one.source, [other.result.study for other in self.studies])
+        return _told_apart(
+            one.result.study, PurePosixPath(one.source).stem, [other.result.study for other in self.studies]
+        )
 
     def best_single(self, monitor: str, mode: Mode) -> Recorded | None:
         """The ingredient with the best recorded score; None when none has one of this metric."""
@@ -161,8 +163,8 @@ def judge_soup(one: Cooked) -> tuple[str, Score]:
     return one.soup.monitor, one.soup.score
 
 
-def _told_apart(name: str, source: str, names: Sequence[str]) -> str:
-    return name if names.count(name) == 1 else f"{name} ({PurePosixPath(source).stem})"
+def _told_apart(name: str, file: str, names: Sequence[str]) -> str:
+    return name if names.count(name) == 1 else f"{name} ({file})"
 
 
 def _identity(ingredient: Ingredient) -> object:

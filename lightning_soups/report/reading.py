@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from typing import Any, TypeVar
 
-from lightning_soups import records
+from lightning_soups import outputs, records
 from lightning_soups.ingredients import Ingredient
-from lightning_soups.opening import open_checkpoint
 from lightning_soups.paths import AnyPath, fresh, in_order, inside
 from lightning_soups.report.contents import (
     Contents,
@@ -22,7 +21,7 @@ from lightning_soups.report.contents import (
 from lightning_soups.soup import Soup
 from lightning_soups.studies.result import StudyResult
 
-SOUPS = "soups/*.ckpt"
+SOUPS = "soups"
 STUDIES = "studies/*.json"
 _UNFINISHED = ".progress.json"  # what an interrupted study left behind
 _MEDIA_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}  # of figures, in the order of preference
@@ -54,13 +53,13 @@ def read_contents(directory: AnyPath) -> Contents:
         return found
 
     ingredients = by_monitor(read_all(records.find_records(directory), _read_ingredient), judge_ingredient)
-    soups = by_monitor(read_all(in_order(directory.glob(SOUPS)), _read_soup), judge_soup)
+    soups = by_monitor(read_all(outputs.soups_in(directory / SOUPS), _read_soup), judge_soup)
     results = [path for path in in_order(directory.glob(STUDIES)) if not path.name.endswith(_UNFINISHED)]
     studies = read_all(results, _read_study)
     if not (ingredients or soups or studies or failures):
         raise ValueError(
             f"The folder {str(directory)!r} holds nothing to report on: no ingredients ({records.PATTERN}), soups"
-            f" ({SOUPS}) or studies ({STUDIES}). Give the `dirpath` of a SoupCallback."
+            f" ({SOUPS}/*) or studies ({STUDIES}). Give the `dirpath` of a SoupCallback."
         )
     return Contents(directory, list(chain(*ingredients.values())), list(chain(*soups.values())), studies, failures)
 
@@ -79,7 +78,7 @@ def _read_soup(path: AnyPath, source: str) -> Cooked:
     _check_numbers({"score": soup.score.value, **soup.metrics})
     for row in soup.trace:
         _check_numbers({"score": row.score.value, "samples": row.samples, "seconds": row.seconds})
-    provenance = open_checkpoint(path).content[records.SOUP_KEY]
+    provenance = outputs.read_provenance(path)
     return Cooked(source, soup, dict(provenance["versions"]), str(provenance["created"]))
 
 

@@ -205,7 +205,7 @@ def test_what_cannot_be_read_is_listed_and_the_rest_is_there(directory: Path) ->
     soups, studies = directory / "soups", directory / "studies"
     (soups / "greedy.ckpt").write_bytes(b"no checkpoint")
     torch.save({"state_dict": {"weight": torch.ones(1)}}, soups / "weights.ckpt")
-    torch.save({"state_dict": {}, "lightning_soups": {"format": 2}}, soups / "empty.ckpt")
+    torch.save({"state_dict": {}, "global_step": 0, "lightning_soups": {"format": 2}}, soups / "empty.ckpt")
     (studies / "other.json").write_text('{"format": 7}')
     study_result(options=["no object"]).save(studies / "options")
     study_result(conclusions=(1,)).save(studies / "conclusions")
@@ -233,6 +233,22 @@ def test_what_cannot_be_read_is_listed_and_the_rest_is_there(directory: Path) ->
     assert "10 files could not be read" in read.text
     assert "No ingredients. 1 soup: UniformSoup. 1 study: Interpolation." in read.text
     assert "progress.json" not in read.text
+
+
+@pytest.mark.filterwarnings("ignore:The folder gets no config.json")
+def test_soups_of_every_format_are_found(directory: Path) -> None:
+    soup = Soup.load(directory / "soups" / "greedy.ckpt")
+    names = ["greedy.pt", "greedy.pth", "greedy.safetensors", "greedy"]
+    for name in names:
+        soup.save(directory / "soups" / name)
+    (directory / "soups" / "unfinished.progress.json").write_text("{}")
+    torch.save({}, directory / "soups" / "weights.pt")
+    text = page(directory).text
+    for name in ["greedy.ckpt", *names]:
+        assert f"GreedySoup ({name})" in text
+    assert "soups/weights.pt" in text
+    assert "it has no 'weights.pt.json' beside it" in text
+    assert "1 file could not be read" in text
 
 
 def test_a_record_without_a_value_of_its_monitor_is_listed(directory: Path) -> None:
@@ -272,7 +288,7 @@ def test_the_gain_follows_the_mode(directory: Path, mode: str, best: float, said
     read = page(directory)
     assert said in read.text
     assert "less is better" in read.text if mode == "min" else "less is better" not in read.text
-    assert "Own (best)" in read.text
+    assert "Own (best.ckpt)" in read.text
 
 
 def test_metrics_that_cannot_be_compared_stand_side_by_side(directory: Path) -> None:

@@ -1,0 +1,62 @@
+"""``.pt`` and ``.pth``: a plain state dict, and beside it ``<name>.json``, which says what it is the average of."""
+
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from lightning_soups.files import replacing
+from lightning_soups.local_copies import local_copy
+from lightning_soups.outputs import document
+from lightning_soups.paths import AnyPath
+from lightning_soups.records import SOUP_KEY
+
+
+def write(checkpoint: Mapping[str, Any], path: AnyPath) -> None:
+    """Write a state dict for ``torch.load(local_copy(path), weights_only=True)``, then the file beside it."""
+    beside = _beside(path)
+    beside.unlink(missing_ok=True)  # it tells of other weights; killed here, what is left is a state dict of no soup
+    with replacing(path) as temporary:
+        torch.save(dict(checkpoint["state_dict"]), temporary)
+    with replacing(beside) as temporary:
+        temporary.write_text(document.to_json(checkpoint), encoding="utf-8")
+
+
+def read(path: AnyPath) -> dict[str, Any]:
+    """Read a soup's checkpoint; its tensors stay on disk until they are used.
+
+    Raises:
+        FileNotFoundError: There is no such file, or nothing beside it.
+        ValueError: The file is not a state dict that can be read safely, or no soup.
+    """
+    about = _document(path)
+    try:
+        state_dict = torch.load(local_copy(path), map_location="cpu", mmap=True, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read as a state dict: {error}") from error
+    return document.to_checkpoint(about, state_dict, str(path))
+
+
+def read_provenance(path: AnyPath) -> dict[str, Any]:
+    """Read what the file beside a state dict says of the soup.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: There is nothing beside it that says it is a soup.
+    """
+    provenance: dict[str, Any] = _document(path)[SOUP_KEY]
+    return provenance
+
+
+def _document(path: AnyPath) -> dict[str, Any]:
+    beside = _beside(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no soup at {str(path)!r}.")
+    if not beside.is_file():
+        raise ValueError(f"{str(path)!r} is not a soup: it has no {beside.name!r} beside it, which would say so.")
+    return document.from_json(beside.read_text(encoding="utf-8"), str(beside))
+
+
+def _beside(path: AnyPath) -> AnyPath:
+    return path.with_name(f"{path.name}.json")
