@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor
@@ -140,7 +140,7 @@ def _tensor(name: str, stored: StoredTensor, files: dict[str, IO[bytes]], folder
     for piece in stored.pieces:
         window = _Window(files[piece.file], piece.start, piece.length)
         try:
-            part = torch.load(window, map_location="cpu", weights_only=True)
+            part = torch.load(cast(IO[bytes], window), map_location="cpu", weights_only=True)
         except Exception as error:  # damaged bytes fail in any way there is
             raise ValueError(
                 f"The distributed checkpoint {str(folder)!r} is damaged: {name!r} cannot be read from"
