@@ -151,7 +151,7 @@ class Ingredients(Sequence[Ingredient]):
             ValueError: Nothing was found, or something found is neither a record nor a checkpoint.
             FileNotFoundError: A listed path, or ``initialization``, does not exist.
         """
-        if initialization is not None and not any_path(initialization, "initialization").is_file():
+        if initialization is not None and not any_path(initialization, "initialization").exists():
             raise FileNotFoundError(f"There is no initialization at {str(initialization)!r}.")
         if isinstance(source, Ingredients):
             return source if initialization is None else cls(source, source.directory, initialization)

@@ -139,6 +139,7 @@ def test_checkpoints_of_any_kind_are_found_as_files_and_as_folders(tmp_path: Pat
     assert found[2].hyperparameters == {"lr": 0.1}
     assert (found[0].name, found[2].epoch, found.directory) == (f"{tmp_path.name}/a-v1.5", 3, tmp_path)
     assert [one.path for one in Ingredients.load(tmp_path / "b")] == [tmp_path / "b"]
+    assert Ingredients.load(tmp_path / "b", initialization=tmp_path / "a-v1.5").initialization.path.name == "a-v1.5"
     files = Ingredients.load(str(tmp_path / "*" / "*.safetensors"))
     assert [one.name for one in files] == ["a-v1.5/model", "b/model"]
     assert len(Ingredients.load([tmp_path / "a-v1.5", tmp_path / "b" / "pytorch_model.bin"])) == 2

@@ -11,7 +11,6 @@ from lightning_soups.opening import open_checkpoint
 from lightning_soups.paths import AnyPath
 from lightning_soups.records import SOUP_KEY
 
-
 # what Lightning asks of a checkpoint, in case the ingredients are none
 _WITHOUT_A_RUN = {"epoch": 0, "global_step": 0, "pytorch-lightning_version": version("lightning")}
 

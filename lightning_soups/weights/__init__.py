@@ -1,4 +1,4 @@
-"""Pure tensor functions: reading checkpoints safely, averaging them, comparing them. Imports torch only."""
+"""Pure tensor functions: read checkpoints safely, average and compare them. Imports only torch and safetensors."""
 
 from lightning_soups.weights.averaging import average, average_checkpoints
 from lightning_soups.weights.fingerprint import fingerprint

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -48,18 +49,31 @@ def test_what_is_written_one_by_one_is_what_the_library_reads(tmp_path: Path) ->
 
 
 @on_linux
-def test_tensors_are_views_of_the_mapped_file_and_its_pages_are_given_back(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+@pytest.mark.parametrize("kind", ["file", "sharded", "distributed"])
+def test_tensors_are_views_of_the_mapped_file_and_its_pages_are_given_back(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "big.safetensors"
-    save_file({"a": torch.ones(12_000_000), "b": torch.full((12_000_000,), 2.0)}, path)
+    content = {"a": torch.ones(10_000_000), "b": torch.full((10_000_000,), 2.0)}
+    if kind == "file":
+        save_file(content, path)
+    elif kind == "sharded":
+        path.mkdir()
+        for name, tensor in content.items():
+            save_file({name: tensor}, path / f"{name}.safetensors")
+        places = {name: f"{name}.safetensors" for name in content}
+        (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    else:
+        dcp.save(content, checkpoint_id=str(path), no_dist=True)
     found = read_checkpoint(path)["state_dict"]
-    ranges = _mapped(path)
+    files = weight_files(path)
+    ranges = [mapped for file in files for mapped in _mapped(file)]
     assert all(any(start <= tensor.data_ptr() < stop for start, stop in ranges) for tensor in found.values())
-    assert _resident(path) < 1000
-    assert found["a"].sum().item() == 12_000_000
-    assert _resident(path) > 40_000
+    assert sum(map(_resident, files)) < 1000
+    assert found["a"].sum().item() == 10_000_000
+    assert sum(map(_resident, files)) > 30_000
     MappedPages([path]).release(found["a"])
-    assert _resident(path) < 1000
-    assert found["a"].sum().item() == 12_000_000
+    assert sum(map(_resident, files)) < 1000
+    assert found["a"].sum().item() == 10_000_000
 
 
 @pytest.mark.parametrize("length", [0, 4, 40, 200, 500])
