@@ -37,6 +37,9 @@ class Soup:
         candidates: All the ingredients that the recipe could choose from.
         caveats: Why the scores may not be exact, in words; empty when they are.
         path: Where the soup is saved; None while it is not.
+        batch_norm: Which running statistics of BatchNorm layers it was scored with and is saved with: those of its
+            members ``averaged``, or ``recalculated`` on training batches; None when there was no choice.
+        statistics: The recalculated ones, by name; they replace what would be averaged.
     """
 
     def __init__(
@@ -52,6 +55,8 @@ class Soup:
         candidates: Iterable[Ingredient],
         caveats: Iterable[str] = (),
         path: Path | None = None,
+        batch_norm: str | None = None,
+        statistics: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.mixture = mixture
         self.score = score
@@ -63,6 +68,8 @@ class Soup:
         self.candidates = tuple(candidates)
         self.caveats = tuple(caveats)
         self.path = path
+        self.batch_norm = batch_norm
+        self._statistics = dict(statistics or {})
 
     @property
     def ingredients(self) -> tuple[Ingredient, ...]:
@@ -74,7 +81,7 @@ class Soup:
         if self.path is not None:
             state_dict: dict[str, Tensor] = read_checkpoint(self.path)["state_dict"]
         else:
-            state_dict = Mixer().mix(self.mixture)["state_dict"]
+            state_dict = self._mixed()["state_dict"]
         return state_dict
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -88,7 +95,7 @@ class Soup:
         Raises:
             ValueError: An ingredient has gone, changed or cannot be read.
         """
-        weights = Mixer().mix(self.mixture) if self.path is None else read_checkpoint(self.path)
+        weights = self._mixed() if self.path is None else read_checkpoint(self.path)
         checkpoint = {**weights, SOUP_KEY: self._provenance()}
         path = Path(path)
         with replacing(path) as temporary:
@@ -128,12 +135,17 @@ class Soup:
             candidates=candidates,
             caveats=provenance["caveats"],
             path=Path(path),
+            batch_norm=provenance.get("batch_norm"),  # older soups have none
         )
 
     def __repr__(self) -> str:
         chosen = sum(member in self.candidates for member in self.mixture)
         share = f"{chosen} of {len(self.candidates)} ingredients"
         return f"Soup({self.recipe}, {share}, {self.monitor}={self.score})"
+
+    def _mixed(self) -> dict[str, Any]:
+        checkpoint = Mixer().mix(self.mixture)
+        return {**checkpoint, "state_dict": {**checkpoint["state_dict"], **self._statistics}}
 
     def _provenance(self) -> dict[str, Any]:
         """Plain values only, so that the checkpoint loads with ``weights_only=True``."""
@@ -157,6 +169,7 @@ class Soup:
                 for row in self.trace
             ],
             "caveats": list(self.caveats),
+            "batch_norm": self.batch_norm,
             "versions": versions(),
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
