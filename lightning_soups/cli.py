@@ -51,7 +51,7 @@ class SoupCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """The trainer's methods that are subcommands, and which of their arguments the CLI provides itself."""
-        ours = {"cook": set(_GIVEN), "study": {*_GIVEN, "test_dataloaders"}}
+        ours = {"cook": {*_GIVEN, "train_dataloaders"}, "study": {*_GIVEN, "test_dataloaders"}}
         return {**LightningCLI.subcommands(), **ours}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:

@@ -34,17 +34,19 @@ class Cook:
         identity = {"recipe": name, "options": self.recipe.options}
         with self.questions.evaluator(loop, Mixer(), name, state, identity) as evaluator:
             mixture = ask(evaluator, self.recipe.cook, ingredients)
-            score, metrics = evaluator.answer(mixture)
+            answer = evaluator.answer(mixture)
         soup = Soup(
             mixture,
-            score,
+            answer.score,
             monitor=self.questions.monitor,
-            metrics=metrics,
+            metrics=answer.metrics,
             trace=evaluator.trace,
             recipe=name,
             options=self.recipe.options,
             candidates=ingredients,
             caveats=evaluator.caveats,
+            batch_norm=answer.batch_norm,
+            statistics=answer.statistics,
         )
         if trainer.is_global_zero:
             soup.save(self.output, trainer.lightning_module)

@@ -35,6 +35,9 @@ class Soup:
         candidates: All the ingredients that the recipe could choose from.
         caveats: Why the scores may not be exact, in words; empty when they are.
         path: Where the soup is saved; None while it is not.
+        batch_norm: Which running statistics of BatchNorm layers it was scored with and is saved with: those of its
+            members ``averaged``, or ``recalculated`` on training batches; None when there was no choice.
+        statistics: The recalculated ones, by name; they replace what would be averaged.
     """
 
     def __init__(
@@ -50,6 +53,8 @@ class Soup:
         candidates: Iterable[Ingredient],
         caveats: Iterable[str] = (),
         path: AnyPath | None = None,
+        batch_norm: str | None = None,
+        statistics: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.mixture = mixture
         self.score = score
@@ -61,6 +66,8 @@ class Soup:
         self.candidates = tuple(candidates)
         self.caveats = tuple(caveats)
         self.path = path
+        self.batch_norm = batch_norm
+        self._statistics = dict(statistics or {})
 
     @property
     def ingredients(self) -> tuple[Ingredient, ...]:
@@ -80,12 +87,10 @@ class Soup:
         The ingredients are averaged, unless the soup is saved already: then the weights are those of :attr:`path`. Each
         format holds them bit for bit, and where they come from.
 
-        ============================  ==================================================================================
-        ``soup.ckpt``                 Lightning checkpoint, the only one for ``load_from_checkpoint`` and ``ckpt_path``
-        ``soup.pt``, ``soup.pth``     plain state dict for ``torch.load(weights_only=True)``; ``soup.pt.json`` beside it
-        ``soup.safetensors``          the same for ``safetensors``; tied tensors once, no extra state that is no tensor
-        ``soup`` or ``soup.v2/``      Hugging Face folder for ``from_pretrained``, with a model card
-        ============================  ==================================================================================
+        - ``soup.ckpt``: a Lightning checkpoint, the only format for ``load_from_checkpoint`` and ``ckpt_path``.
+        - ``soup.pt``, ``soup.pth``: a plain state dict for ``torch.load(weights_only=True)``; ``soup.pt.json`` beside it.
+        - ``soup.safetensors``: the same for ``safetensors``; tied tensors once, no extra state that is no tensor.
+        - ``soup`` or ``soup.v2/``: a Hugging Face folder for ``from_pretrained``, with a model card.
 
         Files are replaced atomically. Of folders only those are replaced that a soup was saved in.
 
@@ -139,6 +144,7 @@ class Soup:
             candidates=candidates,
             caveats=provenance["caveats"],
             path=path,
+            batch_norm=provenance.get("batch_norm"),  # older soups have none
         )
 
     def __repr__(self) -> str:
@@ -148,7 +154,10 @@ class Soup:
 
     def _weights(self) -> dict[str, Any]:
         """A checkpoint: the averaged weights, and what else the ingredients' checkpoints hold."""
-        return Mixer().mix(self.mixture) if self.path is None else outputs.read(self.path)
+        if self.path is not None:
+            return outputs.read(self.path)
+        checkpoint = Mixer().mix(self.mixture)
+        return {**checkpoint, "state_dict": {**checkpoint["state_dict"], **self._statistics}}
 
     def _provenance(self) -> dict[str, Any]:
         """Plain values only, so that the checkpoint loads with ``weights_only=True``."""
@@ -172,6 +181,7 @@ class Soup:
                 for row in self.trace
             ],
             "caveats": list(self.caveats),
+            "batch_norm": self.batch_norm,
             "versions": versions(),
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }

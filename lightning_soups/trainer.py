@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.utilities.types import EVAL_DATALOADERS
+from lightning.pytorch.utilities.types import EVAL_DATALOADERS, TRAIN_DATALOADERS
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_soups import outputs
 from lightning_soups.cooking import Cook, file_name
+from lightning_soups.evaluation.batch_norm_setup import BatchNormOptions
 from lightning_soups.evaluation.cache import validate_cache_batches
 from lightning_soups.evaluation.kept_loop import JobResult, KeptLoop
 from lightning_soups.evaluation.module_state import unchanged
@@ -35,6 +36,7 @@ class SoupTrainer(Trainer):
         model: LightningModule | None = None,
         dataloaders: EVAL_DATALOADERS | LightningDataModule | None = None,
         datamodule: LightningDataModule | None = None,
+        train_dataloaders: TRAIN_DATALOADERS | None = None,
         *,
         ingredients: str | os.PathLike[str] | list[str] | Ingredients,
         recipe: Recipe = GreedySoup(),  # noqa: B008  recipes are immutable, and jsonargparse shows the default
@@ -44,6 +46,8 @@ class SoupTrainer(Trainer):
         output: str | os.PathLike[str] | None = None,
         cache_batches: Literal["auto", "device", "host", "off"] = "auto",
         early_rejection: bool = True,
+        batch_norm: Literal["average", "recalculate", "recalculate_final"] | None = None,
+        batch_norm_batches: int = 50,
     ) -> Soup:
         """Make one better model from recorded ingredients.
 
@@ -55,6 +59,7 @@ class SoupTrainer(Trainer):
             model: The module that the ingredients are checkpoints of. By default the one from the previous call.
             dataloaders: Held-out dataloaders, one or several, or a datamodule.
             datamodule: A datamodule whose ``val_dataloader`` is the held-out data.
+            train_dataloaders: Training dataloaders, which only ``batch_norm`` needs, when there is no datamodule.
             ingredients: Where the ingredients are: a soup directory that ``SoupCallback`` wrote to, a glob such as
                 ``runs/*/best.ckpt``, or a list of checkpoints.
             recipe: How to choose: ``GreedySoup``, ``UniformSoup``, ``PrunedSoup``, ``LearnedSoup``, ``WiseFT``,
@@ -75,6 +80,12 @@ class SoupTrainer(Trainer):
             early_rejection: Whether to end the evaluation of a candidate as soon as it provably cannot reach the score
                 to beat, which does not change what is chosen. It works for torchmetrics' accuracy, precision, recall,
                 F-scores and relatives, mean errors, and logged numbers that are never negative with mode ``min``.
+            batch_norm: What to do about running statistics of BatchNorm layers, which do not mix. ``recalculate``: for
+                every mixture that is scored they are computed anew on training batches, which go through
+                ``validation_step``. ``recalculate_final``: for the chosen soup only. Then the soup is scored with
+                averaged statistics as well, and the better ones are kept. ``average``: they are averaged like weights.
+                By default ``recalculate`` when there are such layers and training data, else ``average``.
+            batch_norm_batches: How many training batches to compute them on.
 
         Returns:
             The soup, with its scores, its trace and the path it was saved to.
@@ -83,13 +94,16 @@ class SoupTrainer(Trainer):
             ValueError: There are no ingredients, one cannot be read safely, or ``output`` cannot be written, has an
                 unknown suffix, or is a folder that was not made for a soup.
             MisconfigurationException: The ingredients do not fit the module, ``monitor`` is not logged, its ``mode``
-                is not known, ``cache_batches`` is none of its choices, or there is no held-out data.
+                is not known, an option is none of its choices, there is no held-out data, or running statistics cannot
+                be recalculated although ``batch_norm`` asks for it.
         """
         module = self._module(model, "cook")
         if not isinstance(recipe, Recipe):
             raise MisconfigurationException(f"`recipe` must be a Recipe such as GreedySoup(), got {recipe!r}.")
+        options = BatchNormOptions(batch_norm, batch_norm_batches, train_dataloaders)
         found = Ingredients.load(ingredients, initialization)
-        job = Cook(recipe, _questions(found, monitor, mode, early_rejection), _output(output, found, recipe, module))
+        questions = replace(_questions(found, monitor, mode, early_rejection), batch_norm=options)
+        job = Cook(recipe, questions, _output(output, found, recipe, module))
         with unchanged(module):
             soup = self._inside("validate", job, cache_batches, module, dataloaders, datamodule)
         assert isinstance(soup, Soup)

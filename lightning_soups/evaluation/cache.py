@@ -46,12 +46,15 @@ class MemoryBudget:
         cache_batches: ``device`` keeps batches on the accelerator, ``host`` in (pinned) host memory, ``auto`` on the
             accelerator if they fit there, else in host memory, ``off`` nowhere. A module or datamodule that overrides
             how batches are transferred gets them from host memory, as its hooks expect.
+        kind: What to call the batches in a warning.
 
     Attributes:
         places: Where batches may be kept, best first.
+        kind: As given.
     """
 
-    def __init__(self, trainer: Trainer, cache_batches: CacheBatches) -> None:
+    def __init__(self, trainer: Trainer, cache_batches: CacheBatches, kind: str = "held-out") -> None:
+        self.kind = kind
         device, host = trainer.strategy.root_device, torch.device("cpu")
         self.places = {"auto": [device, host], "device": [device], "host": [host], "off": []}[cache_batches]
         if _transfers_itself(trainer.lightning_module) or _transfers_itself(getattr(trainer, "datamodule", None)):
@@ -70,7 +73,7 @@ class MemoryBudget:
                 return place, left
         if self.places:
             rank_zero_warn(
-                f"The held-out batches need about {needed / 2**30:.1f} GiB, more than {SHARE:.0%} of the free memory"
+                f"The {self.kind} batches need about {needed / 2**30:.1f} GiB, more than {SHARE:.0%} of the free memory"
                 f" ({' or '.join(str(place) for place in dict.fromkeys(self.places))}), so they are read again for"
                 " every pass. Smaller inputs (uint8 images that are converted on the device) make room."
             )
@@ -171,7 +174,8 @@ class CachedLoader:
     def _kept(self, store: BatchStore, batch: Any, allowed: int) -> BatchStore | None:
         try:
             if store.nbytes + bytes_of(batch) > allowed:
-                rank_zero_warn("Later held-out batches are larger than the first: they do not fit and are read anew.")
+                kind = self._budget.kind
+                rank_zero_warn(f"Later {kind} batches are larger than the first: they do not fit and are read anew.")
                 return None
             store.append(batch)
         except _CANNOT_KEEP:

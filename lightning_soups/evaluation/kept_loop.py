@@ -1,7 +1,7 @@
 """Lightning's validate or test loop, entered once and replayed for every question."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import nullcontext, suppress
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning.pytorch.utilities.data import extract_batch_size
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from lightning_soups.evaluation.cache import CacheBatches, CachedLoader, MemoryBudget
@@ -46,8 +46,9 @@ class KeptLoop(_EvaluationLoop):
 
     Lightning's loop is private. What is relied on: ``run`` makes one pass and is called once by the trainer,
     ``setup_data`` fills ``_combined_loader`` and ``_max_batches``, ``reset`` makes the iterator over the former,
-    ``StopIteration`` in a step ends the pass, ``_store_dataloader_outputs`` is called at the end of each dataloader,
-    and the logged results are there until ``_on_evaluation_end``.
+    ``StopIteration`` in a step ends the pass, ``_on_evaluation_model_eval`` is called before its first batch and
+    ``_store_dataloader_outputs`` at the end of each dataloader, and the logged results are there until
+    ``_on_evaluation_end``.
 
     Args:
         trainer: The trainer to run in.
@@ -91,6 +92,7 @@ class KeptLoop(_EvaluationLoop):
         self.rows: list[int] = []
         self._seen_rows: list[int] = []
         self._gradients = False
+        self._in_train_mode: Collection[nn.Module] = ()
         self.progress: RecipeProgress | None = None
         self.before_reading: Callable[[], None] | None = None
 
@@ -116,7 +118,11 @@ class KeptLoop(_EvaluationLoop):
         return sum(self.rows)
 
     def one_pass(
-        self, part: Sequence[Batches] | None = None, after_batch: AfterBatch | None = None, gradients: bool = False
+        self,
+        part: Sequence[Batches] | None = None,
+        after_batch: AfterBatch | None = None,
+        gradients: bool = False,
+        in_train_mode: Collection[nn.Module] = (),
     ) -> dict[str, Logged]:
         """Validate the module as it is now.
 
@@ -125,6 +131,7 @@ class KeptLoop(_EvaluationLoop):
             after_batch: Called after every batch; the pass ends there when it returns True. On several processes all
                 have to return the same.
             gradients: Whether steps, and ``after_batch``, run with gradients.
+            in_train_mode: Submodules that are in train mode in this pass; without their own submodules.
 
         Returns:
             Every metric logged once per epoch, by the names that ``trainer.callback_metrics`` uses, the same on all
@@ -138,14 +145,14 @@ class KeptLoop(_EvaluationLoop):
         if self.progress is not None:
             self.progress.begin_pass(sum(self._max_batches))
         self._seen_rows = [0] * self.dataloaders
-        self._gradients = gradients
+        self._gradients, self._in_train_mode = gradients, in_train_mode
         inference_mode, self.inference_mode = self.inference_mode, self.inference_mode and not gradients
         plain = PlainState([self.trainer.lightning_module, *self.trainer.callbacks])  # type: ignore[attr-defined]
         try:
             super().run()
         finally:
             self._replayed, self._max_batches = whole, limits
-            self._gradients, self.inference_mode = False, inference_mode
+            self._gradients, self._in_train_mode, self.inference_mode = False, (), inference_mode
             if self.cut_short:
                 plain.restore()
                 self.trainer._logger_connector.reset_results()
@@ -163,10 +170,20 @@ class KeptLoop(_EvaluationLoop):
             return
         self._compare_processes()
         if combined._mode == "sequential":
-            budget = MemoryBudget(self.trainer, self._cache_batches)
             limits = zip(combined.flattened, self._max_batches, strict=True)
-            self.loaders = [CachedLoader(loader, limit, budget, self._before_reading) for loader, limit in limits]
+            self.loaders = [self.cached(loader, limit) for loader, limit in limits]
             self._replayed = CombinedLoader(self.loaders, "sequential")
+
+    def cached(self, loader: Iterable[Any], limit: float, kind: str = "held-out") -> CachedLoader:
+        """Let a dataloader keep its batches, as far as memory and ``cache_batches`` allow.
+
+        Args:
+            loader: Gives the batches.
+            limit: How many are read.
+            kind: What to call them.
+        """
+        budget = MemoryBudget(self.trainer, self._cache_batches, kind)
+        return CachedLoader(loader, limit, budget, self._before_reading)
 
     def reset(self) -> None:
         """Start a pass, over the kept batches instead of the user's dataloaders, which stay visible to hooks."""
@@ -212,6 +229,11 @@ class KeptLoop(_EvaluationLoop):
         if self._after_batch is not None and self._after_batch(dataloader_idx, batch_idx, rows):
             self.cut_short = True
             raise StopIteration
+
+    def _on_evaluation_model_eval(self) -> None:
+        super()._on_evaluation_model_eval()
+        for submodule in self._in_train_mode:
+            submodule.training = True
 
     def _store_dataloader_outputs(self) -> None:
         if not self.cut_short:

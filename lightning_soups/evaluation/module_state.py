@@ -1,6 +1,6 @@
 """Handing a module back as it came."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from copy import copy, deepcopy
 from typing import Any
@@ -67,6 +67,18 @@ class UnsavedState:
                 _restore(module, name, buffer, buffer.device, value.clone())
 
 
+@contextmanager
+def buffers_unchanged(module: nn.Module, but: Collection[str]) -> Iterator[None]:
+    """Put the buffers of a module back when the block ends, all but those that are named."""
+    values = {name: buffer.clone() for name, buffer in module.named_buffers() if name not in but}
+    try:
+        yield
+    finally:
+        for name, buffer in list(module.named_buffers()):
+            if name in values:
+                _restore(module, name, buffer, values[name].device, values[name])
+
+
 class PlainState:
     """What steps and hooks keep in lists, dicts, sets and numbers of a module and of callbacks.
 
@@ -119,7 +131,7 @@ def _copy(value: Any) -> Any:
     return copy(value) if isinstance(value, set) else value
 
 
-def _restore(module: LightningModule, name: str, tensor: Tensor, device: torch.device, value: Tensor) -> None:
+def _restore(module: nn.Module, name: str, tensor: Tensor, device: torch.device, value: Tensor) -> None:
     if tensor.is_inference():  # a buffer that validation_step assigned anew; such a tensor cannot be written to
         owner, _, leaf = name.rpartition(".")
         setattr(module.get_submodule(owner), leaf, value.to(device))

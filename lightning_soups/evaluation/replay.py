@@ -2,8 +2,8 @@
 
 import itertools
 import math
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,13 +11,15 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from lightning_soups.evaluation.answer import Answer, Meter
+from lightning_soups.evaluation.batch_norm import RunningStatistics
+from lightning_soups.evaluation.batch_norm_setup import BatchNormOptions, set_up
 from lightning_soups.evaluation.cache import caveats_about_changes
 from lightning_soups.evaluation.evaluator import Evaluator
 from lightning_soups.evaluation.kept_loop import KeptLoop
 from lightning_soups.evaluation.learner import Learner
 from lightning_soups.evaluation.live_weights import LiveWeights
 from lightning_soups.evaluation.module_state import UnsavedState
-from lightning_soups.evaluation.monitored import gather
 from lightning_soups.evaluation.progress import RecipeProgress
 from lightning_soups.evaluation.recipe_state import RecipeState
 from lightning_soups.evaluation.recorded import agree, best_recorded_first, exact_scores
@@ -47,6 +49,7 @@ class ReplayEvaluator(Evaluator):
         staging: Reads ingredients ahead.
         mixer: Opens and mixes ingredients.
         state: Where the recipe's progress is kept.
+        batch_norm: What to do about running statistics; None averages them.
 
     Attributes:
         trace: What was asked, in order.
@@ -65,6 +68,7 @@ class ReplayEvaluator(Evaluator):
         mixer: Mixer,
         staging: Staging,
         state: RecipeState,
+        batch_norm: BatchNormOptions | None = None,
     ) -> None:
         self.trace: list[Question] = []
         self.caveats = list(loop.source.caveats)
@@ -86,6 +90,9 @@ class ReplayEvaluator(Evaluator):
         self._following: dict[Ingredient, Ingredient] = {}
         self._expect(list(ingredients))
         loop.before_reading = staging.wait
+        self._statistics: RunningStatistics | None = None
+        if batch_norm is not None:
+            self._statistics = set_up(batch_norm, loop, mixer, ingredients, self._write)
 
     @property
     def mode(self) -> Mode | None:
@@ -95,26 +102,14 @@ class ReplayEvaluator(Evaluator):
     def score(self, mixture: Mixture, beat: Score | None = None, label: str = "") -> Score:
         """See :meth:`Evaluator.score`."""
         self._check(mixture)
-        started, batches, samples = time.monotonic(), self._loop.batches, self._loop.samples
+        meter = Meter(self._loop)
         score = self._known(mixture, beat)
         cached = score is not None
         if score is None:
             score = self._evaluate(mixture, beat)
         accepted = None if beat is None else score >= beat
-        row = Question(
-            mixture,
-            score,
-            accepted,
-            0 if cached else self._over_processes(self._loop.batches - batches),
-            0 if cached else self._over_processes(self._loop.samples - samples),
-            time.monotonic() - started,
-            cached,
-            early=score is self._below.get(mixture),
-            label=label,
-        )
-        self.trace.append(row)
-        whole = len(self.trace) * self._loop.samples_in_pass
-        self._progress.answer(row, saved=max(0.0, 1 - self._loop.samples / whole) if whole else 0.0)
+        early = score is self._below.get(mixture)
+        self._note(meter.question(mixture, score, accepted, cached=cached, early=early, label=label))
         return score
 
     def rank(self, ingredients: Ingredients, as_recorded: bool = False) -> list[Ingredient]:
@@ -155,10 +150,10 @@ class ReplayEvaluator(Evaluator):
     def learner(self, loss: str, batch_size: int, validation_share: float, seed: int) -> Learner:
         """See :meth:`Evaluator.learner`."""
         if self._loop.samples_in_pass == 0:
-            self._passes.answer(partial(self._prepare, Mixture.uniform(self._ingredients)), None)
+            self._passes.answer(partial(self._write, Mixture.uniform(self._ingredients)), None)
         recorded = self._mixer.state_dict(self._ingredients[0])
         split = (batch_size, validation_share, seed)
-        return ReplayLearner(self._loop, self._mixer, recorded.keys(), self._prepare, loss, *split)
+        return ReplayLearner(self._loop, self._mixer, recorded.keys(), self._write, loss, *split)
 
     def load_state(self, key: str) -> dict[str, Any] | None:
         """See :meth:`Evaluator.load_state`."""
@@ -172,18 +167,23 @@ class ReplayEvaluator(Evaluator):
         """The recipe has finished: what it saved is not needed any more."""
         self._state.forget()
 
-    def answer(self, mixture: Mixture) -> tuple[Score, dict[str, float]]:
-        """The score and all metrics of a mixture; it is evaluated unless that was done before.
+    def answer(self, mixture: Mixture) -> Answer:
+        """All about the mixture that a recipe chose; it is evaluated unless that was done before.
+
+        Where running statistics can be recalculated, it is scored with averaged ones as well; the better are served.
 
         Raises:
             MisconfigurationException: It is no mixture of the given ingredients, or its score is NaN.
         """
         metrics = self.metrics(mixture)
-        if math.isnan(self._answers[mixture][0].value):
+        answer = Answer(self._answers[mixture][0], metrics)
+        if self._statistics is not None and self._statistics.concern(mixture):
+            answer = self._better_statistics(self._statistics, mixture, answer)
+        if math.isnan(answer.score.value):
             raise MisconfigurationException(
                 f"The chosen mixture of {len(mixture)} ingredients scores NaN by {self._monitor!r}: nothing is saved."
             )
-        return self._answers[mixture][0], metrics
+        return answer
 
     def take_rejections_back(self, why: str) -> None:
         """Forget which candidates were rejected early; full answers stay."""
@@ -245,17 +245,42 @@ class ReplayEvaluator(Evaluator):
         result = self._passes.answer(partial(self._prepare, mixture), beat)
         if isinstance(result, Score):
             self._below[mixture] = result
+            if self._statistics is not None:
+                self._statistics.forget(mixture)
             return result
         if not self._answers:
             self._look_for_changes()
         score = Score(self._value(result), self._mode_of(result))
-        self._answers[mixture] = score, {name: value.value for name, value in result.items()}
+        self._answers[mixture] = score, _values(result)
         if self._incumbent is None or score >= (beat or self._incumbent):
             self._incumbent = score
             self._passes.set_incumbent()
         return score
 
-    def _prepare(self, mixture: Mixture) -> None:
+    def _better_statistics(self, statistics: RunningStatistics, mixture: Mixture, known: Answer) -> Answer:
+        """Score a mixture with the other kind of statistics, too; recalculated ones are served in a draw."""
+        meter = Meter(self._loop)
+        self._prepare(mixture, recalculate=not statistics.every)
+        logged = self._loop.one_pass()
+        other = Answer(Score(self._value(logged), self._mode_of(logged)), _values(logged))
+        recalculated, averaged = (known, other) if statistics.every else (other, known)
+        better = recalculated.score >= averaged.score
+        for answer, kind, kept in ((averaged, "averaged", not better), (recalculated, "recalculated", better)):
+            measured = meter if answer is other else Meter(self._loop)
+            label, cached = f"soup, statistics {kind}", answer is known
+            self._note(measured.question(mixture, answer.score, kept, cached=cached, label=label))
+        if better:
+            return replace(recalculated, batch_norm="recalculated", statistics=statistics.of(mixture))
+        return replace(averaged, batch_norm="averaged")
+
+    def _prepare(self, mixture: Mixture, recalculate: bool | None = None) -> None:
+        """Make the live module a mixture, with the statistics that recipes see, or else as asked."""
+        self._write(mixture)
+        if self._statistics is not None and (self._statistics.every if recalculate is None else recalculate):
+            self._statistics.write(mixture)
+            self._unsaved.restore(self._loop.trainer.lightning_module)
+
+    def _write(self, mixture: Mixture) -> None:
         self._unsaved.restore(self._loop.trainer.lightning_module)
         self._weights.write(mixture)
         if following := self._following.get(mixture.members[-1]):
@@ -290,5 +315,11 @@ class ReplayEvaluator(Evaluator):
         self.caveats.append(text)
         rank_zero_warn(text)
 
-    def _over_processes(self, count: int) -> int:
-        return int(gather(self._loop, [count]).sum())
+    def _note(self, row: Question) -> None:
+        self.trace.append(row)
+        whole = len(self.trace) * self._loop.samples_in_pass
+        self._progress.answer(row, saved=max(0.0, 1 - self._loop.samples / whole) if whole else 0.0)
+
+
+def _values(logged: Mapping[str, Logged]) -> dict[str, float]:
+    return {name: one.value for name, one in logged.items()}

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from lightning_soups.evaluation.batch_norm_setup import BatchNormOptions
 from lightning_soups.evaluation.evaluator import Evaluator
 from lightning_soups.evaluation.kept_loop import KeptLoop
 from lightning_soups.evaluation.progress import RecipeProgress
@@ -31,12 +32,14 @@ class HeldOutQuestions:
         monitor: The logged metric that is the score.
         mode: Its direction; None for the recorded one, or what the logged metric declares.
         early_rejection: Whether candidates that provably cannot win are rejected early.
+        batch_norm: What to do about running statistics; None averages them.
     """
 
     ingredients: Ingredients
     monitor: str
     mode: Mode | None
     early_rejection: bool
+    batch_norm: BatchNormOptions | None = None
 
     @contextmanager
     def evaluator(
@@ -69,6 +72,7 @@ class HeldOutQuestions:
                 mixer=mixer,
                 staging=staging,
                 state=RecipeState(state, whole, trainer.strategy),
+                batch_norm=self.batch_norm,
             )
 
     def _recorded_mode(self) -> Mode | None:

@@ -28,7 +28,8 @@ class LearnedSoup(Recipe):
     one backward pass through the mixed model, then dot products with ingredients read from disk tensor by tensor. So
     memory holds the model, its gradients and little more, whatever the number of ingredients. Progress is kept after
     every step; a cook that was interrupted resumes. The trace has the scores of the start and of what was learned;
-    samples that were learned on are not among those that it counts.
+    samples that were learned on are not among those that it counts. Steps and the loss that is kept back see BatchNorm
+    layers with averaged running statistics; scores see them as ``cook`` is told to.
 
     Source: Wortsman et al., Model soups, ICML 2022, section 4 and appendix on learned soups, arXiv:2203.05482: AdamW,
     learning rate 0.1, batches of 256, three epochs, coefficients for the whole model or for each layer. Unlike there,
