@@ -6,7 +6,6 @@ from pathlib import Path
 
 from lightning_soups.evaluation.kept_loop import KeptLoop
 from lightning_soups.evaluation.session import HeldOutQuestions, ask
-from lightning_soups.mixing import Mixer
 from lightning_soups.recipes import Recipe
 from lightning_soups.soup import Soup
 from lightning_soups.studies import Study
@@ -30,8 +29,9 @@ class Cook:
         """Cook and save."""
         trainer, name, ingredients = loop.trainer, self.recipe.name, self.questions.ingredients
         state = self.output.with_name(f"{self.output.name}.progress.json")
-        identity = {"recipe": name, "options": self.recipe.options}
-        with self.questions.evaluator(loop, Mixer(), name, state, identity) as evaluator:
+        identity = {"recipe": name, "options": self.recipe.options, "adapters": self.questions.adapters}
+        mixer = self.questions.mixer(loop)
+        with self.questions.evaluator(loop, mixer, name, state, identity) as evaluator:
             mixture = ask(evaluator, self.recipe.cook, ingredients)
             score, metrics = evaluator.answer(mixture)
         soup = Soup(
@@ -46,7 +46,7 @@ class Cook:
             caveats=evaluator.caveats,
         )
         if trainer.is_global_zero:
-            soup.save(self.output)
+            soup.save(self.output, mixer)
         soup.path = self.output
         evaluator.forget_state()
         trainer.strategy.barrier("SoupTrainer.cook")

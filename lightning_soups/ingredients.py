@@ -14,6 +14,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from lightning_soups import records
 from lightning_soups.score import Mode, Score
 from lightning_soups.weights import read_checkpoint
+from lightning_soups.weights.adapter_folders import is_adapter_folder, read_adapter_config
 
 INITIALIZATION = "initialization"  # the run of what is no ingredient but what ingredients started from
 
@@ -78,15 +79,19 @@ class Ingredient:
 
     @classmethod
     def from_checkpoint(cls, path: Path) -> "Ingredient":
-        """Describe a Lightning checkpoint, from the record beside it when there is one.
+        """Describe a Lightning checkpoint, from the record beside it when there is one, or a folder with an adapter.
 
         Raises:
-            ValueError: The file is not a checkpoint that can be read safely.
+            ValueError: The file is not a checkpoint that can be read safely, or the adapter no plain LoRA.
             FileNotFoundError: There is no such file.
         """
         record = path.with_suffix(records.SUFFIX)
         if record.exists():
             return cls.from_record(record)
+        if is_adapter_folder(path):
+            config = read_adapter_config(path)
+            told = records.plain_hyperparameters({key: config.get(key) for key in ("r", "lora_alpha", "use_rslora")})
+            return cls(path=path, run=path.parent.name or ".", hyperparameters=told)
         checkpoint = read_checkpoint(path)
         hyperparameters = checkpoint.get("hyper_parameters", {})
         return cls(
@@ -133,14 +138,14 @@ class Ingredients(Sequence[Ingredient]):
 
         Args:
             source: A directory that :class:`~lightning_soups.SoupCallback` wrote to, a glob such as
-                ``"runs/*/best.ckpt"``, one path, or a list of paths (checkpoints or records).
+                ``"runs/*/best.ckpt"``, one path, or a list of paths (checkpoints, records, or folders with adapters).
             initialization: A checkpoint of the weights that all runs started from; None for the recorded one.
 
         Raises:
             ValueError: Nothing was found, or something found is neither a record nor a checkpoint.
             FileNotFoundError: A listed path, or ``initialization``, does not exist.
         """
-        if initialization is not None and not Path(initialization).is_file():
+        if initialization is not None and not (Path(initialization).is_file() or is_adapter_folder(initialization)):
             raise FileNotFoundError(f"There is no initialization at {str(initialization)!r}.")
         if isinstance(source, Ingredients):
             return source if initialization is None else cls(source, source.directory, initialization)
@@ -209,6 +214,8 @@ class Ingredients(Sequence[Ingredient]):
 
 def _find(source: str) -> tuple[Path, list[Path]]:
     path = Path(source)
+    if is_adapter_folder(path):
+        return path.parent, [path]
     if path.is_dir():
         found = records.find_records(path)
         if not found:
@@ -219,7 +226,8 @@ def _find(source: str) -> tuple[Path, list[Path]]:
         return path, found
     if path.is_file():
         return path.parent, [path]
-    matches = _different(sorted(Path(match) for match in glob.glob(source, recursive=True) if os.path.isfile(match)))
+    matched = map(Path, glob.glob(source, recursive=True))
+    matches = _different(sorted(path for path in matched if path.is_file() or is_adapter_folder(path)))
     if not matches:
         raise ValueError(f"No ingredients: {source!r} is neither a folder, a file nor a glob that matches anything.")
     fixed = source[: min(source.index(char) for char in "*?[" if char in source)]

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
+from lightning_soups.adapters import SUMMED_KEY, write_adapter
 from lightning_soups.files import replacing
 from lightning_soups.ingredients import Ingredient
 from lightning_soups.mixing import Mixer
@@ -77,23 +79,48 @@ class Soup:
             state_dict = Mixer().mix(self.mixture)["state_dict"]
         return state_dict
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], mixer: Mixer | None = None) -> None:
         """Write a Lightning checkpoint, atomically; :attr:`path` then points to it.
 
         The ingredients are averaged, unless the soup is saved already: then the weights are those of :attr:`path`.
 
         Args:
             path: For example ``soup.ckpt``. An existing file is replaced. Folders are created.
+            mixer: What averages; adapters need one that knows the module. None for a plain one.
 
         Raises:
             ValueError: An ingredient has gone, changed or cannot be read.
         """
-        weights = Mixer().mix(self.mixture) if self.path is None else read_checkpoint(self.path)
+        weights = (mixer or Mixer()).mix(self.mixture) if self.path is None else read_checkpoint(self.path)
         checkpoint = {**weights, SOUP_KEY: self._provenance()}
         path = Path(path)
         with replacing(path) as temporary:
             torch.save(checkpoint, temporary)
         self.path = path
+
+    def save_adapter(self, folder: str | os.PathLike[str]) -> None:
+        """Write a soup of LoRA adapters as one adapter, which does what the soup does.
+
+        Its rank is the sum of its members' ranks. ``PeftModel.from_pretrained(base, folder)`` reads it.
+
+        Args:
+            folder: Is created; an adapter that is there is replaced.
+
+        Raises:
+            ValueError: The soup is not saved, or no soup of adapters whose config is known.
+        """
+        summed = None if self.path is None else read_checkpoint(self.path).get(SUMMED_KEY)
+        if not isinstance(summed, dict):
+            raise ValueError(
+                f"{self!r} cannot be written as an adapter: only a saved soup of plain LoRA adapters can, cooked with"
+                " adapters='updates', of adapter folders or of modules that hold one PeftModel with one adapter."
+            )
+        if summed["left_out"]:
+            rank_zero_warn(
+                "An adapter folder holds what peft wraps. Trained outside of it, and left out of"
+                f" {os.fspath(folder)!r}: {summed['left_out']}."
+            )
+        write_adapter(folder, summed["config"], summed["state_dict"])
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Soup":

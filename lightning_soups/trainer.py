@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
+from lightning_soups.adapters import validate_adapters
 from lightning_soups.cooking import Cook, file_name
 from lightning_soups.evaluation.cache import validate_cache_batches
 from lightning_soups.evaluation.kept_loop import JobResult, KeptLoop
@@ -43,6 +44,7 @@ class SoupTrainer(Trainer):
         output: str | os.PathLike[str] | None = None,
         cache_batches: Literal["auto", "device", "host", "off"] = "auto",
         early_rejection: bool = True,
+        adapters: Literal["updates", "factors"] = "updates",
     ) -> Soup:
         """Make one better model from recorded ingredients.
 
@@ -71,6 +73,8 @@ class SoupTrainer(Trainer):
             early_rejection: Whether to end the evaluation of a candidate as soon as it provably cannot reach the score
                 to beat, which does not change what is chosen. It works for torchmetrics' accuracy, precision, recall,
                 F-scores and relatives, mean errors, and logged numbers that are never negative with mode ``min``.
+            adapters: What is averaged when the ingredients are LoRA adapters: their ``updates`` of the base weights,
+                which is exact, or their ``factors`` one by one, as ordinary weights are, which is not.
 
         Returns:
             The soup, with its scores, its trace and the path it was saved to.
@@ -78,13 +82,14 @@ class SoupTrainer(Trainer):
         Raises:
             ValueError: There are no ingredients, one cannot be read safely, or ``output`` is a folder or a URL.
             MisconfigurationException: The ingredients do not fit the module, ``monitor`` is not logged, its ``mode``
-                is not known, ``cache_batches`` is none of its choices, or there is no held-out data.
+                is not known, ``cache_batches`` or ``adapters`` is none of its choices, or there is no held-out data.
         """
         module = self._module(model, "cook")
         if not isinstance(recipe, Recipe):
             raise MisconfigurationException(f"`recipe` must be a Recipe such as GreedySoup(), got {recipe!r}.")
         found = Ingredients.load(ingredients, initialization)
-        job = Cook(recipe, _questions(found, monitor, mode, early_rejection), _output_path(output, found, recipe))
+        questions = replace(_questions(found, monitor, mode, early_rejection), adapters=validate_adapters(adapters))
+        job = Cook(recipe, questions, _output_path(output, found, recipe))
         with unchanged(module):
             soup = self._inside("validate", job, cache_batches, module, dataloaders, datamodule)
         assert isinstance(soup, Soup)
@@ -160,9 +165,10 @@ class SoupTrainer(Trainer):
         questions = _questions(found, monitor, mode, early_rejection)
         stem = found.directory / "studies" / file_name(study) if output is None else local_path(output, "output")
         what = WhatToReport(metric, _mode(metric_mode), _tuple(names), _tuple(in_distribution), outputs_of)
+        choose = Choose(study, questions, stem)
         with unchanged(module):
-            choose = Choose(study, questions, stem)
             chosen = self._inside("validate", choose, cache_batches, module, dataloaders, datamodule)
+        with unchanged(module):  # adapters need the weights that it came with, for both
             if not study.uses_test_data:
                 measured = Measured.without_test_data(study, questions, chosen)
             else:

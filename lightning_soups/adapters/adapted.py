@@ -1,0 +1,255 @@
+"""Mixtures of adapters: a base, and the sum of updates to it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from lightning_soups.adapters.host import Host
+from lightning_soups.adapters.updates import AdaptedWeight, AdapterUpdates
+from lightning_soups.ingredients import INITIALIZATION, Ingredient
+from lightning_soups.weights import average, read_checkpoint
+from lightning_soups.weights.adapter_folders import (
+    check_config,
+    factor_tensors,
+    is_adapter_folder,
+    read_adapter,
+    scaling,
+    starts_from_base,
+    summed_config,
+)
+from lightning_soups.weights.adapter_names import factor_name, other_method, paired
+from lightning_soups.weights.adapters import Factors, merged, summed_adapter, update_shape
+from lightning_soups.weights.averaging import StateDict, differences, write_average
+from lightning_soups.weights.chunks import Release
+
+SUMMED_KEY = "lightning_soups_adapter"  # what a soup's checkpoint holds, so that it can be written as an adapter
+
+
+class AdaptedModule:
+    r"""A live module and the adapters that were opened for it. Made before anything is written into the module.
+
+    A mixture makes :math:`W_0 + \sum_i \lambda_i \Delta W_i` of an adapted weight, and :math:`\sum_i \lambda_i t_i` of
+    every other tensor that the ingredients have. LoRA factors that the module has itself become zero. :math:`W_0` is
+    the ingredients' own where they have it, and otherwise the module's.
+
+    Args:
+        module: Holds the base model, as it is or with LoRA layers in it.
+
+    Raises:
+        MisconfigurationException: See :class:`Host`.
+    """
+
+    def __init__(self, module: LightningModule) -> None:
+        self._host = Host(module)
+        self._weights: dict[str, AdaptedWeight] = {}
+        self._first: AdapterUpdates | None = None
+        self._config: dict[str, Any] | None = None
+        self._in_a_file: dict[str, str] = {}
+
+    def open(self, ingredient: Ingredient) -> dict[str, Any]:
+        """Open an adapter folder, or a Lightning checkpoint of a module with LoRA layers.
+
+        Returns:
+            A Lightning checkpoint whose ``state_dict`` is :class:`AdapterUpdates`.
+
+        Raises:
+            FileNotFoundError: A file is missing.
+            ValueError: It cannot be read safely, is no plain LoRA adapter, or does not fit the module or the others.
+        """
+        where = repr(str(ingredient.path))
+        if is_adapter_folder(ingredient.path):
+            config, tensors = read_adapter(ingredient.path)
+            checkpoint = self._shell()
+        else:
+            checkpoint = read_checkpoint(ingredient.path)
+            config, tensors = None, checkpoint["state_dict"]
+            if (method := other_method(tensors)) is not None:
+                raise ValueError(f"{where} has adapters of {method}. Only plain LoRA can be averaged by its updates.")
+        pairs, rest = paired(tensors)
+        if not pairs:
+            raise ValueError(
+                f"{where} holds no LoRA factors, but others do. Adapters can only be mixed with adapters of the same"
+                " base, such as one that was saved before training."
+            )
+        host = self._host
+        root = "" if config is None else host.root(pairs, where)
+        if config is None and (missing := sorted(host.lora.keys() - pairs.keys())):
+            raise ValueError(f"{where} has no LoRA factors of layers in which the module has some: {missing}.")
+        in_module = {name if config is None else host.tensor_name(root, name, where): name for name in rest}
+        others = {name: rest[called] for name, called in in_module.items()}
+        factors: dict[str, Factors] = {}
+        for layer, pair in pairs.items():
+            own = host.scaling(layer, pair, where) if config is None else scaling(config, layer, len(pair.a))
+            name = host.weight_name(root + layer, where)
+            factors[name] = Factors(pair.a, pair.b, own, pair.embedding)
+            in_a_file = (host.in_a_file(layer) or layer) if config is None else layer
+            self._adapt(name, factors[name], others.pop(name, None), in_a_file, where)
+        if self._first is None:
+            self._remember_names(config, {name: in_module[name] for name in others})
+        elif ingredient.run == INITIALIZATION:  # it is recorded with what is frozen, ingredients perhaps without
+            others = {name: value for name, value in others.items() if name in self._first.others}
+        updates = AdapterUpdates(self._weights, factors, others)
+        self._first = self._first or updates
+        if problems := differences(self._first.others, others):
+            raise ValueError(f"{where} does not fit the adapters before it:\n" + "\n".join(problems))
+        return {**checkpoint, "state_dict": updates}
+
+    def mix(
+        self,
+        members: Sequence[StateDict],
+        coefficients: Sequence[float],
+        by_name: Mapping[str, Sequence[float]],
+        release: Release,
+    ) -> dict[str, Any]:
+        """Mix adapters; the arguments are those of :func:`~lightning_soups.weights.average`.
+
+        Args:
+            members: What :meth:`open` gave.
+            coefficients: One a member.
+            by_name: Those of tensors that have their own.
+            release: Called with what has been read.
+
+        Returns:
+            The ``state_dict`` of the whole module, and the same as one adapter under :data:`SUMMED_KEY`.
+        """
+        adapters = _adapters(members)
+        others = average([one.others for one in adapters], coefficients, by_name, release)
+        own = (adapters, coefficients, by_name)
+        changed = {**others, **dict(self._zeros()), **dict(self._merged(*own))}
+        state_dict = {
+            name: value.detach().cpu() if isinstance(value, Tensor) else value
+            for name, value in self._host.module.state_dict().items()
+        }
+        for name, value in changed.items():
+            aliases = self._host.names_of(name) if name in self._host.tensors else []
+            state_dict.update({one: value for one in aliases if one in state_dict})
+            state_dict[name] = value
+        return {"state_dict": state_dict, SUMMED_KEY: self._summed(*own, others)}
+
+    def write(
+        self,
+        out: Mapping[str, Tensor],
+        members: Sequence[StateDict],
+        coefficients: Sequence[float],
+        by_name: Mapping[str, Sequence[float]],
+        device: torch.device,
+        release: Release,
+    ) -> None:
+        """Write into the live module what differs between mixtures, one tensor at a time; see :meth:`mix`.
+
+        Args:
+            out: The module's tensors.
+            members: What :meth:`open` gave.
+            coefficients: One a member.
+            by_name: Those of tensors that have their own.
+            device: Where to compute; it must support float64.
+            release: Called with what has been read.
+        """
+        adapters = _adapters(members)
+        write_average(out, [one.others for one in adapters], coefficients, by_name, device, release)
+        with torch.no_grad():
+            for values in (self._zeros(), self._merged(adapters, coefficients, by_name, device)):
+                for name, value in values:
+                    out[name].copy_(value)
+
+    def _shell(self) -> dict[str, Any]:
+        """What a checkpoint has beside its weights, for ingredients that are none."""
+        hyperparameters = dict(self._host.module.hparams)
+        return {
+            "epoch": 0,
+            "global_step": 0,
+            "pytorch-lightning_version": version("lightning"),
+            **({"hyper_parameters": hyperparameters} if hyperparameters else {}),
+        }
+
+    def _adapt(self, name: str, factors: Factors, base: Tensor | None, layer: str, where: str) -> None:
+        """Remember an adapted weight; refuse factors that do not fit it, and another base than the others'."""
+        transposed = self._host.is_transposed(name)
+        known = self._weights.get(name)
+        if known is None:
+            # a copy, for mixtures will be written to where it is
+            value = self._host.tensors[name].detach().to("cpu", copy=True) if base is None else base
+            known = self._weights[name] = AdaptedWeight(value, transposed, layer)
+        if (shape := update_shape(factors, transposed)) != tuple(known.base.shape):
+            raise ValueError(
+                f"{where} changes {name!r} by an update of the shape {shape}, which has {tuple(known.base.shape)}."
+            )
+        if base is not None and base is not known.base and not torch.equal(base.to(known.base.dtype), known.base):
+            raise ValueError(
+                f"{where} has another base than the ingredients before it: {name!r} differs. Updates can only be"
+                " averaged when they are to the same weights."
+            )
+
+    def _remember_names(self, config: dict[str, Any] | None, others: Mapping[str, str]) -> None:
+        """How to write a soup as an adapter: its config, and which other tensors belong to it under which names."""
+        if config is not None:
+            self._config, self._in_a_file = config, dict(others)
+            return
+        own = self._host.config()
+        if own is None:
+            return
+        check_config(own, f"The adapter of the {type(self._host.module).__name__}")
+        if not starts_from_base(own):
+            return
+        self._config = own
+        for name in others:
+            called = self._host.in_a_file(name)
+            trained_bias = own.get("bias", "none") != "none" and name.endswith("bias") and self._host.is_trained(name)
+            if called is not None and ("modules_to_save" in name.split(".") or trained_bias):
+                self._in_a_file[name] = called
+
+    def _merged(
+        self,
+        adapters: Sequence[AdapterUpdates],
+        coefficients: Sequence[float],
+        by_name: Mapping[str, Sequence[float]],
+        device: torch.device | str = "cpu",
+    ) -> Iterator[tuple[str, Tensor]]:
+        for name, weight in self._weights.items():
+            parts = _parts(name, adapters, by_name.get(name, coefficients))
+            yield name, merged(weight.base, *parts, weight.transposed, device)
+
+    def _zeros(self) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in self._host.tensors.items():
+            if (read := factor_name(name)) is not None and read.factor == "B":
+                yield name, torch.zeros(tensor.shape, dtype=tensor.dtype)
+
+    def _summed(
+        self,
+        adapters: Sequence[AdapterUpdates],
+        coefficients: Sequence[float],
+        by_name: Mapping[str, Sequence[float]],
+        others: StateDict,
+    ) -> dict[str, Any] | None:
+        if self._config is None:
+            return None
+        tensors = {called: others[name] for name, called in self._in_a_file.items()}
+        ranks: dict[str, int] = {}
+        for name, weight in self._weights.items():
+            factors, own = _parts(name, adapters, by_name.get(name, coefficients))
+            if factors:
+                summed = summed_adapter(factors, own)
+                tensors.update(factor_tensors(weight.layer, summed))
+                ranks[weight.layer] = len(summed.a)
+        left_out = sorted(name for name in others.keys() - self._in_a_file.keys() if self._host.is_trained(name))
+        return {"config": summed_config(self._config, ranks), "state_dict": tensors, "left_out": left_out}
+
+
+def _adapters(members: Sequence[StateDict]) -> list[AdapterUpdates]:
+    adapters = [member for member in members if isinstance(member, AdapterUpdates)]
+    assert len(adapters) == len(members)
+    return adapters
+
+
+def _parts(
+    name: str, adapters: Sequence[AdapterUpdates], coefficients: Sequence[float]
+) -> tuple[list[Factors], list[float]]:
+    """The updates of one weight, and their coefficients."""
+    adapting = [
+        (one.factors[name], own) for one, own in zip(adapters, coefficients, strict=True) if name in one.factors
+    ]
+    return [factors for factors, _ in adapting], [own for _, own in adapting]
