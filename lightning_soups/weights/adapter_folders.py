@@ -90,13 +90,17 @@ def check_config(config: Mapping[str, Any], where: str) -> None:
             raise ValueError(
                 f"{where} is of {name}: {option}={config[option]!r}. Only plain LoRA can be averaged by its updates."
             )
-    for option in ("alpha_pattern", "rank_pattern"):
-        if not isinstance(config.get(option) or {}, Mapping):
-            raise ValueError(f"{where} needs a dictionary as {option}, got {config[option]!r}.")
-    numbers = {"lora_alpha": config.get("lora_alpha"), **(config.get("alpha_pattern") or {})}
-    for option, number in numbers.items():
+    patterns = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, Mapping):
+        raise ValueError(f"{where} needs a dictionary as alpha_pattern, got {patterns!r}.")
+    for option, number in {"lora_alpha": config.get("lora_alpha"), **patterns}.items():
         if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
             raise ValueError(f"{where} needs a finite number as the alpha of {option!r}, got {number!r}.")
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{where} has {pattern!r} in alpha_pattern, no regular expression: {error}.") from error
 
 
 def starts_from_base(config: Mapping[str, Any]) -> bool:
