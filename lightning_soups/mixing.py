@@ -71,11 +71,24 @@ class Mixer:
     ) -> dict[str, Tensor]:
         """See :func:`~lightning_soups.weights.inner_products`."""
         state_dicts = [self.state_dict(ingredient) for ingredient in ingredients]
-        return inner_products(state_dicts, self.state_dict(origin), names, self.release)
+        start = self.state_dict(origin)
+        if self.holds_weights:
+            return inner_products(state_dicts, start, names, self.release)
+        result: dict[str, Tensor] = {}
+        for name in names:  # updates are as large as their weights: of one weight at a time
+            own = [{name: one[name]} for one in state_dicts]
+            result.update(inner_products(own, {name: start[name]}, [name], self.release))
+        return result
 
     def dots(self, direction: Mapping[str, Tensor], ingredients: Sequence[Ingredient]) -> dict[str, Tensor]:
         """See :func:`~lightning_soups.weights.dots`."""
-        return dots(direction, [self.state_dict(ingredient) for ingredient in ingredients], self.release)
+        state_dicts = [self.state_dict(ingredient) for ingredient in ingredients]
+        if self.holds_weights:
+            return dots(direction, state_dicts, self.release)
+        result: dict[str, Tensor] = {}
+        for name, along in direction.items():
+            result.update(dots({name: along}, [{name: one[name]} for one in state_dicts], self.release))
+        return result
 
     def open_all(self, ingredients: Iterable[Ingredient]) -> None:
         """Open ingredients, so that one that cannot be used is found before any work is done.

@@ -9,22 +9,16 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from lightning_soups.adapters.host import Host
-from lightning_soups.adapters.updates import AdaptedWeight, AdapterUpdates
+from lightning_soups.adapters.summed import AdapterFile, adapter_file
+from lightning_soups.adapters.updates import AdaptedWeight, AdapterUpdates, parts_of
 from lightning_soups.ingredients import INITIALIZATION, Ingredient
 from lightning_soups.weights import average, read_checkpoint
-from lightning_soups.weights.adapter_folders import (
-    check_config,
-    factor_tensors,
-    is_adapter_folder,
-    read_adapter,
-    scaling,
-    starts_from_base,
-    summed_config,
-)
+from lightning_soups.weights.adapter_folders import is_adapter_folder, read_adapter, scaling
 from lightning_soups.weights.adapter_names import factor_name, other_method, paired
-from lightning_soups.weights.adapters import Factors, merged, summed_adapter, update_shape
+from lightning_soups.weights.adapters import Factors, merged, update_shape
 from lightning_soups.weights.averaging import StateDict, differences, write_average
 from lightning_soups.weights.chunks import Release
+from lightning_soups.weights.pages import MappedPages
 
 SUMMED_KEY = "lightning_soups_adapter"  # what a soup's checkpoint holds, so that it can be written as an adapter
 
@@ -47,8 +41,7 @@ class AdaptedModule:
         self._host = Host(module)
         self._weights: dict[str, AdaptedWeight] = {}
         self._first: AdapterUpdates | None = None
-        self._config: dict[str, Any] | None = None
-        self._in_a_file: dict[str, str] = {}
+        self._file: AdapterFile | None = None
 
     def open(self, ingredient: Ingredient) -> dict[str, Any]:
         """Open an adapter folder, or a Lightning checkpoint of a module with LoRA layers.
@@ -82,14 +75,15 @@ class AdaptedModule:
         in_module = {name if config is None else host.tensor_name(root, name, where): name for name in rest}
         others = {name: rest[called] for name, called in in_module.items()}
         factors: dict[str, Factors] = {}
+        release = MappedPages([ingredient.path]).release
         for layer, pair in pairs.items():
             own = host.scaling(layer, pair, where) if config is None else scaling(config, layer, len(pair.a))
             name = host.weight_name(root + layer, where)
             factors[name] = Factors(pair.a, pair.b, own, pair.embedding)
             in_a_file = (host.in_a_file(layer) or layer) if config is None else layer
-            self._adapt(name, factors[name], others.pop(name, None), in_a_file, where)
+            self._adapt(name, factors[name], others.pop(name, None), in_a_file, where, release)
         if self._first is None:
-            self._remember_names(config, {name: in_module[name] for name in others})
+            self._file = adapter_file(host, config, {name: in_module[name] for name in others})
         elif ingredient.run == INITIALIZATION:  # it is recorded with what is frozen, ingredients perhaps without
             others = {name: value for name, value in others.items() if name in self._first.others}
         updates = AdapterUpdates(self._weights, factors, others)
@@ -128,7 +122,8 @@ class AdaptedModule:
             aliases = self._host.names_of(name) if name in self._host.tensors else []
             state_dict.update({one: value for one in aliases if one in state_dict})
             state_dict[name] = value
-        return {"state_dict": state_dict, SUMMED_KEY: self._summed(*own, others)}
+        summed = None if self._file is None else self._file.contents(self._weights, *own, others)
+        return {"state_dict": state_dict, SUMMED_KEY: summed}
 
     def write(
         self,
@@ -166,7 +161,9 @@ class AdaptedModule:
             **({"hyper_parameters": hyperparameters} if hyperparameters else {}),
         }
 
-    def _adapt(self, name: str, factors: Factors, base: Tensor | None, layer: str, where: str) -> None:
+    def _adapt(
+        self, name: str, factors: Factors, base: Tensor | None, layer: str, where: str, release: Release
+    ) -> None:
         """Remember an adapted weight; refuse factors that do not fit it, and another base than the others'."""
         transposed = self._host.is_transposed(name)
         known = self._weights.get(name)
@@ -178,29 +175,15 @@ class AdaptedModule:
             raise ValueError(
                 f"{where} changes {name!r} by an update of the shape {shape}, which has {tuple(known.base.shape)}."
             )
-        if base is not None and base is not known.base and not torch.equal(base.to(known.base.dtype), known.base):
+        if base is None or base is known.base:
+            return
+        same = torch.equal(base.to(known.base.dtype), known.base)
+        release(base)
+        if not same:
             raise ValueError(
                 f"{where} has another base than the ingredients before it: {name!r} differs. Updates can only be"
                 " averaged when they are to the same weights."
             )
-
-    def _remember_names(self, config: dict[str, Any] | None, others: Mapping[str, str]) -> None:
-        """How to write a soup as an adapter: its config, and which other tensors belong to it under which names."""
-        if config is not None:
-            self._config, self._in_a_file = config, dict(others)
-            return
-        own = self._host.config()
-        if own is None:
-            return
-        check_config(own, f"The adapter of the {type(self._host.module).__name__}")
-        if not starts_from_base(own):
-            return
-        self._config = own
-        for name in others:
-            called = self._host.in_a_file(name)
-            trained_bias = own.get("bias", "none") != "none" and name.endswith("bias") and self._host.is_trained(name)
-            if called is not None and ("modules_to_save" in name.split(".") or trained_bias):
-                self._in_a_file[name] = called
 
     def _merged(
         self,
@@ -210,7 +193,7 @@ class AdaptedModule:
         device: torch.device | str = "cpu",
     ) -> Iterator[tuple[str, Tensor]]:
         for name, weight in self._weights.items():
-            parts = _parts(name, adapters, by_name.get(name, coefficients))
+            parts = parts_of(name, adapters, by_name.get(name, coefficients))
             yield name, merged(weight.base, *parts, weight.transposed, device)
 
     def _zeros(self) -> Iterator[tuple[str, Tensor]]:
@@ -218,38 +201,8 @@ class AdaptedModule:
             if (read := factor_name(name)) is not None and read.factor == "B":
                 yield name, torch.zeros(tensor.shape, dtype=tensor.dtype)
 
-    def _summed(
-        self,
-        adapters: Sequence[AdapterUpdates],
-        coefficients: Sequence[float],
-        by_name: Mapping[str, Sequence[float]],
-        others: StateDict,
-    ) -> dict[str, Any] | None:
-        if self._config is None:
-            return None
-        tensors = {called: others[name] for name, called in self._in_a_file.items()}
-        ranks: dict[str, int] = {}
-        for name, weight in self._weights.items():
-            factors, own = _parts(name, adapters, by_name.get(name, coefficients))
-            if factors:
-                summed = summed_adapter(factors, own)
-                tensors.update(factor_tensors(weight.layer, summed))
-                ranks[weight.layer] = len(summed.a)
-        left_out = sorted(name for name in others.keys() - self._in_a_file.keys() if self._host.is_trained(name))
-        return {"config": summed_config(self._config, ranks), "state_dict": tensors, "left_out": left_out}
-
 
 def _adapters(members: Sequence[StateDict]) -> list[AdapterUpdates]:
     adapters = [member for member in members if isinstance(member, AdapterUpdates)]
     assert len(adapters) == len(members)
     return adapters
-
-
-def _parts(
-    name: str, adapters: Sequence[AdapterUpdates], coefficients: Sequence[float]
-) -> tuple[list[Factors], list[float]]:
-    """The updates of one weight, and their coefficients."""
-    adapting = [
-        (one.factors[name], own) for one, own in zip(adapters, coefficients, strict=True) if name in one.factors
-    ]
-    return [factors for factors, _ in adapting], [own for _, own in adapting]

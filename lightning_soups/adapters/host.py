@@ -45,8 +45,10 @@ class Host:
                 f"Adapters are merged into weights of the {type(module).__name__}, which are not those of the base any"
                 f" more: {merged[:3]}. Call `unmerge_adapter()` of the PeftModel first."
             )
+        self._same: dict[int, list[str]] = {}
         self._names: dict[str, str] = {}
-        for name in self.tensors:
+        for name, tensor in self.tensors.items():
+            self._same.setdefault(id(tensor), []).append(name)
             if factor_name(name) is None and "original_module" not in name.split("."):
                 self._names.setdefault(_plain_name(name), name)
 
@@ -113,7 +115,7 @@ class Host:
 
     def names_of(self, name: str) -> list[str]:
         """All names of a parameter or buffer."""
-        return [other for other, tensor in self.tensors.items() if tensor is self.tensors[name]]
+        return self._same[id(self.tensors[name])]
 
     def is_transposed(self, name: str) -> bool:
         """Whether a weight is stored as (in, out).

@@ -1,6 +1,6 @@
 """An adapter as the mixer sees it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,3 +56,13 @@ class AdapterUpdates(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._weights) + len(self.others)
+
+
+def parts_of(
+    name: str, adapters: Sequence[AdapterUpdates], coefficients: Sequence[float]
+) -> tuple[list[Factors], list[float]]:
+    """The updates that there are of one weight, and their coefficients."""
+    adapting = [
+        (one.factors[name], own) for one, own in zip(adapters, coefficients, strict=True) if name in one.factors
+    ]
+    return [factors for factors, _ in adapting], [own for _, own in adapting]
