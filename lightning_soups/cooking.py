@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from lightning_soups.evaluation.kept_loop import KeptLoop
 from lightning_soups.evaluation.session import HeldOutQuestions, ask
-from lightning_soups.mixing import Mixer
 from lightning_soups.paths import any_path
 from lightning_soups.recipes import Recipe
 from lightning_soups.soup import Soup
@@ -31,8 +30,9 @@ class Cook:
         trainer, name, ingredients = loop.trainer, self.recipe.name, self.questions.ingredients
         path = any_path(self.output, "output")
         state = path.with_name(f"{path.name}.progress.json")
-        identity = {"recipe": name, "options": self.recipe.options}
-        with self.questions.evaluator(loop, Mixer(), name, state, identity) as evaluator:
+        identity = {"recipe": name, "options": self.recipe.options, "adapters": self.questions.adapters}
+        mixer = self.questions.mixer(loop)
+        with self.questions.evaluator(loop, mixer, name, state, identity) as evaluator:
             mixture = ask(evaluator, self.recipe.cook, ingredients)
             answer = evaluator.answer(mixture)
         soup = Soup(
@@ -49,7 +49,7 @@ class Cook:
             statistics=answer.statistics,
         )
         if trainer.is_global_zero:
-            soup.save(self.output, trainer.lightning_module)
+            soup.save(self.output, trainer.lightning_module, mixer=mixer)
         soup.path = path
         evaluator.forget_state()
         trainer.strategy.barrier("SoupTrainer.cook")

@@ -15,9 +15,11 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from upath import UPath
 
 from lightning_soups import outputs, records
-from lightning_soups.opening import is_folder, open_checkpoint
+from lightning_soups.local_copies import local_copy
+from lightning_soups.opening import is_adapter, is_folder, open_checkpoint
 from lightning_soups.paths import AnyPath, any_path, common_folder, fresh, in_order
 from lightning_soups.score import Mode, Score
+from lightning_soups.weights.adapter_folders import read_adapter_config
 
 INITIALIZATION = "initialization"  # the run of what is no ingredient but what ingredients started from
 _FILE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")  # in a folder's name, `lr-0.1`, a dot means nothing
@@ -97,6 +99,10 @@ class Ingredient:
         record = path.with_suffix(records.SUFFIX)
         if record != path and record.exists():
             return cls.from_record(record)
+        if is_adapter(path):
+            config = read_adapter_config(local_copy(path))
+            told = records.plain_hyperparameters({key: config.get(key) for key in ("r", "lora_alpha", "use_rslora")})
+            return cls(path=path, run=path.parent.name or ".", hyperparameters=told)
         checkpoint = open_checkpoint(path).content
         hyperparameters = checkpoint.get("hyper_parameters", {})
         return cls(

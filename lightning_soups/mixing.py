@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_soups.adapters import AdaptedModule
 from lightning_soups.ingredients import INITIALIZATION, Ingredient
 from lightning_soups.mixture import Mixture
 from lightning_soups.opening import open_checkpoint
@@ -20,9 +21,14 @@ _TRAINING_STATE = ("state_dict", "optimizer_states", "lr_schedulers", "callbacks
 
 
 class Mixer:
-    """Turns mixtures into checkpoints. Keeps opened ingredients memory-mapped, so asking again re-reads nothing."""
+    """Turns mixtures into checkpoints. Keeps opened ingredients memory-mapped, so asking again re-reads nothing.
 
-    def __init__(self) -> None:
+    Args:
+        adapted: Opens and mixes ingredients that are adapters; None when they are ordinary weights.
+    """
+
+    def __init__(self, adapted: AdaptedModule | None = None) -> None:
+        self._adapted = adapted
         self._opened: dict[Ingredient, dict[str, Any]] = {}
         self._files: list[Path] = []
         self._pages: tuple[int, MappedPages] | None = None
@@ -44,8 +50,10 @@ class Mixer:
         """
         first = min(mixture, key=lambda member: member.run == INITIALIZATION)
         shell = {key: value for key, value in self._open(first).items() if key not in _TRAINING_STATE}
+        arguments = (*self._arguments(mixture), self.release)
+        mixed = {"state_dict": average(*arguments)} if self._adapted is None else self._adapted.mix(*arguments)
         # a copy, because a module's on_load_checkpoint may take things out of it
-        return {**deepcopy(shell), "state_dict": average(*self._arguments(mixture), self.release)}
+        return {**deepcopy(shell), **mixed}
 
     def write(self, mixture: Mixture, out: Mapping[str, Tensor], device: torch.device) -> None:
         """Write a mixture's weights into tensors that exist, with the bits that :meth:`mix` gives.
@@ -58,18 +66,32 @@ class Mixer:
         Raises:
             ValueError: See :meth:`mix`.
         """
-        write_average(out, *self._arguments(mixture), device=device, release=self.release)
+        writing = write_average if self._adapted is None else self._adapted.write
+        writing(out, *self._arguments(mixture), device=device, release=self.release)
 
     def inner_products(
         self, ingredients: Sequence[Ingredient], origin: Ingredient, names: Iterable[str]
     ) -> dict[str, Tensor]:
         """See :func:`~lightning_soups.weights.inner_products`."""
         state_dicts = [self.state_dict(ingredient) for ingredient in ingredients]
-        return inner_products(state_dicts, self.state_dict(origin), names, self.release)
+        start = self.state_dict(origin)
+        if self.holds_weights:
+            return inner_products(state_dicts, start, names, self.release)
+        result: dict[str, Tensor] = {}
+        for name in names:  # updates are as large as their weights: of one weight at a time
+            own = [{name: one[name]} for one in state_dicts]
+            result.update(inner_products(own, {name: start[name]}, [name], self.release))
+        return result
 
     def dots(self, direction: Mapping[str, Tensor], ingredients: Sequence[Ingredient]) -> dict[str, Tensor]:
         """See :func:`~lightning_soups.weights.dots`."""
-        return dots(direction, [self.state_dict(ingredient) for ingredient in ingredients], self.release)
+        state_dicts = [self.state_dict(ingredient) for ingredient in ingredients]
+        if self.holds_weights:
+            return dots(direction, state_dicts, self.release)
+        result: dict[str, Tensor] = {}
+        for name, along in direction.items():
+            result.update(dots({name: along}, [{name: one[name]} for one in state_dicts], self.release))
+        return result
 
     def open_all(self, ingredients: Iterable[Ingredient]) -> None:
         """Open ingredients, so that one that cannot be used is found before any work is done.
@@ -80,13 +102,18 @@ class Mixer:
         for ingredient in ingredients:
             self._open(ingredient)
 
-    def state_dict(self, ingredient: Ingredient) -> dict[str, Any]:
-        """An ingredient's own weights, memory-mapped.
+    @property
+    def holds_weights(self) -> bool:
+        """Whether ingredients are weights in files, and not adapters, whose updates are computed when asked for."""
+        return self._adapted is None
+
+    def state_dict(self, ingredient: Ingredient) -> StateDict:
+        """An ingredient's own weights, memory-mapped; of an adapter its updates.
 
         Raises:
             ValueError: It cannot be read safely, or its tensors do not fit those of the ingredients opened before.
         """
-        state_dict: dict[str, Any] = self._open(ingredient)["state_dict"]
+        state_dict: StateDict = self._open(ingredient)["state_dict"]
         return state_dict
 
     def _arguments(self, mixture: Mixture) -> tuple[list[StateDict], list[float], dict[str, list[float]]]:
@@ -110,6 +137,9 @@ class Mixer:
 
     def _open(self, ingredient: Ingredient) -> dict[str, Any]:
         if ingredient not in self._opened:
+            if self._adapted is not None:
+                self._opened[ingredient] = self._adapted.open(ingredient)
+                return self._opened[ingredient]
             checkpoint, files = open_checkpoint(ingredient.path)
             for first, opened in list(self._opened.items())[:1]:
                 if problems := differences(opened["state_dict"], checkpoint["state_dict"]):

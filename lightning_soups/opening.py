@@ -13,6 +13,7 @@ from lightning_soups.weights import (
     read_rest,
     weight_files,
 )
+from lightning_soups.weights.adapter_folders import CONFIG
 from lightning_soups.weights.formats.dcp_metadata import METADATA
 from lightning_soups.weights.formats.folder import model_file
 
@@ -50,8 +51,15 @@ def open_checkpoint(path: AnyPath) -> Opened:
     return Opened({**read_rest(local), **read_checkpoint(whole)}, [whole])
 
 
+def is_adapter(path: AnyPath) -> bool:
+    """Whether a path is a folder that holds an adapter."""
+    return (path / CONFIG).is_file()
+
+
 def is_folder(path: AnyPath) -> bool:
-    """Whether a path is a folder that is a checkpoint as a whole."""
+    """Whether a path is a folder that is a checkpoint as a whole, or an adapter."""
+    if is_adapter(path):
+        return True
     if isinstance(path, Path):
         return is_checkpoint_folder(path)
     return path.is_dir() and ((path / METADATA).is_file() or model_file(cast(Path, path)) is not None)

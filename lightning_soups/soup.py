@@ -7,9 +7,11 @@ from dataclasses import fields
 from datetime import datetime, timezone
 from typing import Any
 
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_soups import outputs
+from lightning_soups.adapters import SUMMED_KEY, write_adapter
 from lightning_soups.ingredients import Ingredient
 from lightning_soups.mixing import Mixer
 from lightning_soups.mixture import Mixture
@@ -80,7 +82,11 @@ class Soup:
         return state_dict
 
     def save(
-        self, path: str | os.PathLike[str] | AnyPath, module: nn.Module | None = None, submodule: str | None = None
+        self,
+        path: str | os.PathLike[str] | AnyPath,
+        module: nn.Module | None = None,
+        submodule: str | None = None,
+        mixer: Mixer | None = None,
     ) -> None:
         """Write the soup in the format that the path's name means; :attr:`path` then points to it.
 
@@ -88,7 +94,7 @@ class Soup:
         format holds them bit for bit, and where they come from.
 
         - ``soup.ckpt``: a Lightning checkpoint, the only format for ``load_from_checkpoint`` and ``ckpt_path``.
-        - ``soup.pt``, ``soup.pth``: a plain state dict for ``torch.load(weights_only=True)``; ``soup.pt.json`` beside it.
+        - ``soup.pt``, ``soup.pth``: a state dict for ``torch.load(weights_only=True)``; ``soup.pt.json`` beside it.
         - ``soup.safetensors``: the same for ``safetensors``; tied tensors once, no extra state that is no tensor.
         - ``soup`` or ``soup.v2/``: a Hugging Face folder for ``from_pretrained``, with a model card.
 
@@ -99,15 +105,40 @@ class Soup:
             module: What the ingredients are checkpoints of: its Hugging Face submodule, anything with a ``config`` and
                 a ``save_pretrained`` that takes a ``state_dict``, writes the folder. Files do not need it.
             submodule: The name of that submodule, when there are several; by default the outermost.
+            mixer: What averages the ingredients; by default one that knows no module. Adapters need one that does.
 
         Raises:
             ValueError: An ingredient has gone, changed or cannot be read; the path's suffix is none of a format;
                 something else is in the way; or the format cannot hold the weights.
         """
         outputs.check(path, module, submodule)
-        checkpoint = {**self._weights(), SOUP_KEY: self._provenance()}
+        checkpoint = {**self._weights(mixer), SOUP_KEY: self._provenance()}
         outputs.write(checkpoint, path, module, submodule, source=self.path)
         self.path = any_path(path, "path")
+
+    def save_adapter(self, folder: str | os.PathLike[str]) -> None:
+        """Write a soup of LoRA adapters as one adapter, which does what the soup does.
+
+        Its rank is the sum of its members' ranks. ``PeftModel.from_pretrained(base, folder)`` reads it.
+
+        Args:
+            folder: Is created; an adapter that is there is replaced.
+
+        Raises:
+            ValueError: The soup is not saved, or no soup of adapters whose config is known.
+        """
+        summed = None if self.path is None else outputs.read(self.path).get(SUMMED_KEY)
+        if not isinstance(summed, dict):
+            raise ValueError(
+                f"{self!r} cannot be written as an adapter: only a saved soup of plain LoRA adapters can, cooked with"
+                " adapters='updates', of adapter folders or of modules that hold one PeftModel with one adapter."
+            )
+        if summed["left_out"]:
+            rank_zero_warn(
+                "An adapter folder holds what peft wraps. Trained outside of it, and left out of"
+                f" {os.fspath(folder)!r}: {summed['left_out']}."
+            )
+        write_adapter(folder, summed["config"], summed["state_dict"])
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] | AnyPath) -> "Soup":
@@ -152,11 +183,11 @@ class Soup:
         share = f"{chosen} of {len(self.candidates)} ingredients"
         return f"Soup({self.recipe}, {share}, {self.monitor}={self.score})"
 
-    def _weights(self) -> dict[str, Any]:
+    def _weights(self, mixer: Mixer | None = None) -> dict[str, Any]:
         """A checkpoint: the averaged weights, and what else the ingredients' checkpoints hold."""
         if self.path is not None:
             return outputs.read(self.path)
-        checkpoint = Mixer().mix(self.mixture)
+        checkpoint = (mixer or Mixer()).mix(self.mixture)
         return {**checkpoint, "state_dict": {**checkpoint["state_dict"], **self._statistics}}
 
     def _provenance(self) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from lightning_soups.evaluation.replay_measurer import ReplayMeasurer, WhatToRep
 from lightning_soups.evaluation.session import HeldOutQuestions, ask
 from lightning_soups.evaluation.staging import Staging
 from lightning_soups.ingredients import Ingredient
-from lightning_soups.mixing import Mixer
 from lightning_soups.mixture import Mixture
 from lightning_soups.paths import AnyPath
 from lightning_soups.records import versions
@@ -55,7 +54,7 @@ class Choose:
         """Let the study choose."""
         study, state = self.study, self.stem.with_name(f"{self.stem.name}.progress.json")
         identity = {"study": study.name, "options": study.options}
-        with self.questions.evaluator(loop, Mixer(), study.name, state, identity) as evaluator:
+        with self.questions.evaluator(loop, self.questions.mixer(loop), study.name, state, identity) as evaluator:
             plan = ask(evaluator, study.choose, self.questions.ingredients)
         evaluator.forget_state()
         return Chosen(plan, evaluator.mode, tuple(evaluator.caveats))
@@ -98,7 +97,7 @@ class Measure:
 
     def __call__(self, loop: KeptLoop) -> Measured:
         """Let the study measure."""
-        trainer, mixer, ingredients = loop.trainer, Mixer(), self.questions.ingredients
+        trainer, mixer, ingredients = loop.trainer, self.questions.mixer(loop), self.questions.ingredients
         mixer.open_all(ingredients)
         pin = trainer.strategy.root_device.type == "cuda"
         progress = RecipeProgress(trainer, self.study.name, 0)

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.types import EVAL_DATALOADERS, TRAIN_DATALOADER
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_soups import outputs
+from lightning_soups.adapters import validate_adapters
 from lightning_soups.cooking import Cook, file_name
 from lightning_soups.evaluation.batch_norm_setup import BatchNormOptions
 from lightning_soups.evaluation.cache import validate_cache_batches
@@ -48,6 +49,7 @@ class SoupTrainer(Trainer):
         early_rejection: bool = True,
         batch_norm: Literal["average", "recalculate", "recalculate_final"] | None = None,
         batch_norm_batches: int = 50,
+        adapters: Literal["updates", "factors"] = "updates",
     ) -> Soup:
         """Make one better model from recorded ingredients.
 
@@ -86,6 +88,8 @@ class SoupTrainer(Trainer):
                 averaged statistics as well, and the better ones are kept. ``average``: they are averaged like weights.
                 By default ``recalculate`` when there are such layers and training data, else ``average``.
             batch_norm_batches: How many training batches to compute them on.
+            adapters: What is averaged when the ingredients are LoRA adapters: their ``updates`` of the base weights,
+                which is exact, or their ``factors`` one by one, as ordinary weights are, which is not.
 
         Returns:
             The soup, with its scores, its trace and the path it was saved to.
@@ -102,7 +106,11 @@ class SoupTrainer(Trainer):
             raise MisconfigurationException(f"`recipe` must be a Recipe such as GreedySoup(), got {recipe!r}.")
         options = BatchNormOptions(batch_norm, batch_norm_batches, train_dataloaders)
         found = Ingredients.load(ingredients, initialization)
-        questions = replace(_questions(found, monitor, mode, early_rejection), batch_norm=options)
+        questions = replace(
+            _questions(found, monitor, mode, early_rejection),
+            batch_norm=options,
+            adapters=validate_adapters(adapters),
+        )
         job = Cook(recipe, questions, _output(output, found, recipe, module))
         with unchanged(module):
             soup = self._inside("validate", job, cache_batches, module, dataloaders, datamodule)
@@ -181,9 +189,10 @@ class SoupTrainer(Trainer):
         stem = default if output is None else any_path(output, "output")
         check_writable(stem, "output")
         what = WhatToReport(metric, _mode(metric_mode), _tuple(names), _tuple(in_distribution), outputs_of)
+        choose = Choose(study, questions, stem)
         with unchanged(module):
-            choose = Choose(study, questions, stem)
             chosen = self._inside("validate", choose, cache_batches, module, dataloaders, datamodule)
+        with unchanged(module):  # adapters need the weights that it came with, for both
             if not study.uses_test_data:
                 measured = Measured.without_test_data(study, questions, chosen)
             else:

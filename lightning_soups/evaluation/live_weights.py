@@ -48,7 +48,7 @@ class LiveWeights:
         """
         if not self._direct:
             self._load(mixture)
-        elif mixture.is_uniform and self._worth_keeping(mixture.members):
+        elif mixture.is_uniform and self._mixer.holds_weights and self._worth_keeping(mixture.members):
             self._write_uniform(mixture.members)
         else:
             self._forget_sum()

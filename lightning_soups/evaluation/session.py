@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from lightning_soups.adapters import AdapterAverage, adapted_module
 from lightning_soups.evaluation.batch_norm_setup import BatchNormOptions
 from lightning_soups.evaluation.evaluator import Evaluator
 from lightning_soups.evaluation.kept_loop import KeptLoop
@@ -32,6 +33,7 @@ class HeldOutQuestions:
         monitor: The logged metric that is the score.
         mode: Its direction; None for the recorded one, or what the logged metric declares.
         early_rejection: Whether candidates that provably cannot win are rejected early.
+        adapters: How ingredients that are adapters are averaged.
         batch_norm: What to do about running statistics; None averages them.
     """
 
@@ -39,6 +41,12 @@ class HeldOutQuestions:
     monitor: str
     mode: Mode | None
     early_rejection: bool
+    adapters: AdapterAverage = "updates"
+
+    def mixer(self, loop: KeptLoop) -> Mixer:
+        """What opens and mixes these ingredients; to be made before anything is written into the live module."""
+        return Mixer(adapted_module(loop.trainer, self.ingredients, self.adapters))
+
     batch_norm: BatchNormOptions | None = None
 
     @contextmanager

@@ -37,7 +37,9 @@ class Staging:
         self._thread.shutdown(cancel_futures=True)
 
     def stage(self, ingredient: Ingredient) -> None:
-        """Begin to read an ingredient; the one staged before is forgotten."""
+        """Begin to read an ingredient; the one staged before is forgotten. Adapters are not worth it."""
+        if not self._mixer.holds_weights:
+            return
         if self._next is None or self._next[0] != ingredient:
             self._next = (ingredient, self._thread.submit(self._read, ingredient))
 

@@ -1,0 +1,34 @@
+"""Writing an adapter folder."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lightning_soups.files import replacing, write_json
+from lightning_soups.weights.adapter_folders import CONFIG, PREFIX, SAFE
+
+
+def write_adapter(folder: str | os.PathLike[str], config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write an adapter folder that ``PeftModel.from_pretrained(base, folder)`` reads.
+
+    Args:
+        folder: Is created; its two files are replaced, each at once.
+        config: What peft's config class holds, in JSON.
+        tensors: By their names in the base model, such as ``encoder.0.lora_A.weight``.
+
+    Raises:
+        ValueError: There is a file of that name.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"An adapter is a folder, but {str(folder)!r} is a file.")
+    named = {f"{PREFIX}{name}": tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    (folder / CONFIG).unlink(missing_ok=True)  # without it there is no adapter, so it comes last
+    with replacing(folder / SAFE) as temporary:
+        save_file(named, temporary, metadata={"format": "pt"})
+    write_json(folder / CONFIG, dict(config))
