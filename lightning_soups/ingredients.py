@@ -14,6 +14,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from lightning_soups import records
 from lightning_soups.score import Mode, Score
 from lightning_soups.weights import read_checkpoint
+from lightning_soups.where import Condition
 
 INITIALIZATION = "initialization"  # the run of what is no ingredient but what ingredients started from
 
@@ -176,6 +177,20 @@ class Ingredients(Sequence[Ingredient]):
         if not path.is_file():
             raise ValueError(f"The initialization of the ingredients is missing: {str(path)!r}. {how}")
         return Ingredient(path, INITIALIZATION, initialization=found[0])
+
+    def where(self, condition: str) -> "Ingredients":
+        """Select the ingredients of which a condition is true.
+
+        Args:
+            condition: For example ``val_acc > 0.9 and lr < 1e-3``; see :class:`~lightning_soups.where.Condition`. An
+                ingredient that lacks what the condition depends on is left out.
+
+        Raises:
+            ValueError: It is no condition, or it has a name that no ingredient knows.
+        """
+        asked = Condition(condition)
+        asked.check_names(self)
+        return Ingredients(filter(asked.holds, self), self.directory, self._initialization)
 
     def best_first(self) -> list[Ingredient]:
         """Sort by recorded score; ingredients without a record keep their order at the end.
