@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
 from lightning_soups.files import replacing
+from lightning_soups.other_name import is_of_either_name
 
 
 def save_initialization(trainer: Trainer, state_dict: dict[str, Tensor], path: Path) -> None:
@@ -48,7 +49,7 @@ def save_validated_weights(trainer: Trainer, path: Path) -> None:
     """
     checkpoint: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Trainer sets it dynamically
-        if isinstance(callback, WeightAveraging):
+        if is_of_either_name(callback, WeightAveraging):
             callback.on_save_checkpoint(trainer, trainer.lightning_module, checkpoint)
     for key in ("current_model_state", "averaging_state"):
         checkpoint.pop(key, None)

@@ -9,12 +9,16 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+from lightning_utilities.core.rank_zero import rank_zero_only
 
 from lightning_soups.callback import SoupCallback
+from lightning_soups.command_line.first_ingredient import PARTS, FirstIngredient
 from lightning_soups.command_line.ls import HELP as LS_HELP
 from lightning_soups.command_line.ls import add_ls_arguments, run_ls
+from lightning_soups.command_line.peek import peek
 from lightning_soups.command_line.showing import is_ours, show_soup, show_study
 from lightning_soups.ingredients import Ingredients
+from lightning_soups.other_name import refuse_other_name
 from lightning_soups.report import HELP as REPORT_HELP
 from lightning_soups.report import write_report
 from lightning_soups.sweep.command import HELP as SWEEP_HELP
@@ -33,7 +37,8 @@ class SoupCLI(LightningCLI):
     Replace ``LightningCLI(...)`` by ``SoupCLI(...)`` and keep everything else.
 
     Raises:
-        MisconfigurationException: ``trainer_class`` is a class that is not a ``SoupTrainer``.
+        MisconfigurationException: ``trainer_class`` is a class that is not a ``SoupTrainer``, or a class is written
+            against ``pytorch_lightning``.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -45,7 +50,9 @@ class SoupCLI(LightningCLI):
                 f"`trainer_class` must be a subclass of lightning_soups.SoupTrainer, got {trainer_class.__qualname__}:"
                 f" define `class {trainer_class.__name__}(SoupTrainer)`, or leave `trainer_class` out."
             )
+        refuse_other_name(*(bound.get(name) for name in ("model_class", "datamodule_class")))
         self._construction = dict(bound)
+        self._found: Ingredients | None = None
         super().__init__(**bound)
 
     @staticmethod
@@ -55,11 +62,17 @@ class SoupCLI(LightningCLI):
         return {**LightningCLI.subcommands(), **ours}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse; configs that come as objects are parsed without a warning about the command line."""
+        """Parse; what cooking and studying build is by default what the first ingredient says.
+
+        Configs that come as objects are parsed without a warning about the command line.
+        """
+        origin = self._take_defaults_from_ingredients(parser, args)
         if isinstance(args, (dict, Namespace)):
             self.config = parser.parse_object(args)
         else:
             super().parse_arguments(parser, args)
+        if origin is not None:
+            rank_zero_only(print)(origin)
 
     def instantiate_classes(self) -> None:
         """Instantiate trainer, model and data; a sweep does so once per trial instead, others need none."""
@@ -163,11 +176,39 @@ class SoupCLI(LightningCLI):
         except (ValueError, FileNotFoundError) as error:
             self._subcommand_parsers["ls"].error(str(error))
 
+    def _take_defaults_from_ingredients(self, parser: LightningArgumentParser, args: ArgsType) -> str | None:
+        """Complete the parsers of ``cook`` and ``study``; returns a sentence about it when there was something."""
+        subparsers = getattr(self, "_subcommand_parsers", {})  # none with run=False
+        try:
+            seen = peek(parser, subparsers, args)
+        except MisconfigurationException as error:
+            parser.error(str(error))
+        subcommand = seen.get("subcommand")
+        if subcommand not in ("cook", "study") or seen[subcommand].get("ingredients") is None:
+            return None
+        config, own = seen[subcommand], subparsers[subcommand]
+        by_class_path = {"model": self.subclass_mode_model, "data": self.subclass_mode_data}
+        taken = []
+        try:
+            self._found = Ingredients.load(config["ingredients"], config.get("initialization"))
+            selected = self._found if config.get("where") is None else self._found.where(config["where"])
+            first = FirstIngredient((selected or self._found)[0])
+            for key in PARTS:
+                given = config.get(f"{key}.class_path")
+                any_class = by_class_path[key]
+                if first.set_default_class(own, key, given) if any_class else first.set_defaults_of_class(own, key):
+                    taken.append(key)
+        except (ValueError, FileNotFoundError, MisconfigurationException) as error:
+            own.error(str(error))
+        what = " and ".join(f"the {key}" for key in taken).capitalize()
+        return f"{what} built as for {str(first.path)!r}, where nothing else is given." if taken else None
+
     def _run_with_ingredients(self, subcommand: str) -> None:
         assert isinstance(self.trainer, SoupTrainer)
         arguments = self._prepare_subcommand_kwargs(subcommand)
+        initialization = arguments.pop("initialization")
         try:
-            arguments["ingredients"] = Ingredients.load(arguments["ingredients"], arguments.pop("initialization"))
+            arguments["ingredients"] = Ingredients.load(self._found or arguments["ingredients"], initialization)
         except (ValueError, FileNotFoundError) as error:
             self._subcommand_parsers[subcommand].error(str(error))
         try:

@@ -20,6 +20,7 @@ from lightning_soups.evaluation.replay_measurer import WhatToReport
 from lightning_soups.evaluation.session import HeldOutQuestions, recorded_monitor
 from lightning_soups.files import local_path
 from lightning_soups.ingredients import Ingredients
+from lightning_soups.other_name import refuse_other_name
 from lightning_soups.recipes import GreedySoup, Recipe
 from lightning_soups.score import Mode, validate_mode
 from lightning_soups.soup import Soup
@@ -87,6 +88,7 @@ class SoupTrainer(Trainer):
             MisconfigurationException: The ingredients do not fit the module, ``monitor`` is not logged, its ``mode``
                 is not known, ``cache_batches`` is none of its choices, or there is no held-out data.
         """
+        refuse_other_name(model, dataloaders, datamodule)
         module = self._module(model, "cook")
         if not isinstance(recipe, Recipe):
             raise MisconfigurationException(f"`recipe` must be a Recipe such as GreedySoup(), got {recipe!r}.")
@@ -163,6 +165,7 @@ class SoupTrainer(Trainer):
             MisconfigurationException: See ``cook``; or ``metric`` is not logged for each test dataloader, or names do
                 not fit.
         """
+        refuse_other_name(model, dataloaders, datamodule)
         module = self._module(model, "study")
         if not isinstance(study, Study):
             raise MisconfigurationException(f"`study` must be a Study such as Interpolation(), got {study!r}.")
