@@ -12,6 +12,7 @@ from typing import Any, overload
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_soups import records
+from lightning_soups.model_checkpoint import kept_for
 from lightning_soups.score import Mode, Score
 from lightning_soups.weights import read_checkpoint
 from lightning_soups.where import Condition
@@ -81,6 +82,8 @@ class Ingredient:
     def from_checkpoint(cls, path: Path) -> "Ingredient":
         """Describe a Lightning checkpoint, from the record beside it when there is one.
 
+        Without one, it has the metric that Lightning's ``ModelCheckpoint`` kept it for, if any.
+
         Raises:
             ValueError: The file is not a checkpoint that can be read safely.
             FileNotFoundError: There is no such file.
@@ -90,9 +93,14 @@ class Ingredient:
             return cls.from_record(record)
         checkpoint = read_checkpoint(path)
         hyperparameters = checkpoint.get("hyper_parameters", {})
+        kept = kept_for(checkpoint, path)
+        folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent  # as loggers lay them out
         return cls(
             path=path,
-            run=path.parent.name or ".",
+            run=folder.name or ".",
+            metrics={} if kept is None else {kept.monitor: kept.value},
+            monitor=None if kept is None else kept.monitor,
+            mode=None if kept is None else kept.mode,
             hyperparameters=records.plain_hyperparameters(hyperparameters),
             epoch=int(checkpoint.get("epoch", 0)),
             step=int(checkpoint.get("global_step", 0)),
