@@ -1,4 +1,4 @@
-"""python train.py fit --config config.yaml --trainer.logger.version lr-0.01 --model.lr 0.01"""
+"""The command line of the project."""
 
 from lightning.pytorch.cli import LightningCLI
 
