@@ -39,7 +39,7 @@ class SoupTrainer(Trainer):
         dataloaders: EVAL_DATALOADERS | LightningDataModule | None = None,
         datamodule: LightningDataModule | None = None,
         *,
-        ingredients: str | os.PathLike[str] | list[str] | Ingredients,
+        ingredients: list[str] | str | os.PathLike[str] | Ingredients,
         where: str | None = None,
         recipe: Recipe = GreedySoup(),  # noqa: B008  recipes are immutable, and jsonargparse shows the default
         initialization: str | os.PathLike[str] | None = None,
@@ -107,7 +107,7 @@ class SoupTrainer(Trainer):
         test_dataloaders: EVAL_DATALOADERS | None = None,
         *,
         study: Study,
-        ingredients: str | os.PathLike[str] | list[str] | Ingredients,
+        ingredients: list[str] | str | os.PathLike[str] | Ingredients,
         where: str | None = None,
         initialization: str | os.PathLike[str] | None = None,
         monitor: str | None = None,

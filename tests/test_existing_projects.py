@@ -92,7 +92,7 @@ def test_their_cli_records_with_the_callback_in_yaml(project: Path) -> None:
     config = yaml.safe_load((project / "config.yaml").read_text())
     arguments = {"dirpath": "soups", "monitor": "val_acc", "mode": "max"}
     config["trainer"]["callbacks"].append({"class_path": "lightning_soups.SoupCallback", "init_args": arguments})
-    config["trainer"].update(max_epochs=1, logger=False, enable_progress_bar=False, enable_model_summary=False)
+    config["trainer"].update(max_epochs=1, enable_progress_bar=False, enable_model_summary=False)
     (project / "soups.yaml").write_text(yaml.safe_dump(config))
     script(project, "train.py", "fit", "--config", "soups.yaml")
     script(project, "lightning-soup", "cook", "--ingredients", "soups", *QUIETLY)
@@ -180,7 +180,7 @@ def test_required_arguments_links_and_keyword_arguments(trained: Path, capsys) -
 
 
 def test_study_builds_the_same(trained: Path, tmp_path: Path) -> None:
-    options = ["--study=Interpolation", "--study.start=rank-1", "--study.end=rank-1", "--output", str(tmp_path / "s")]
+    options = ["--study=Interpolation", "--study.start=rank-1", "--study.end=rank-2", "--output", str(tmp_path / "s")]
     args = ["study", "--ingredients", f"[{trained}/any/best.ckpt, {trained}/own/best.ckpt]", *QUIETLY, *options]
     assert built(SoupCLI(args=args)) == (Classifier, 0.3, 5, 40)
 
@@ -295,14 +295,14 @@ def test_a_users_own_cli_fits_records_and_cooks(tmp_path: Path) -> None:
             self.noted = self.config.fit.note
 
     config = tmp_path / "defaults.yaml"
-    config.write_text(yaml.safe_dump({"fit": {"note": "from a file"}}))
+    config.write_text(yaml.safe_dump({"note": "from a file"}))
     callback = ["--trainer.callbacks=lightning_soups.SoupCallback", "--trainer.callbacks.monitor=val_acc"]
     callback.append(f"--trainer.callbacks.dirpath={tmp_path / 'soups'}")
     kwargs = {
         "model_class": Classifier,
         "datamodule_class": Blobs,
         "trainer_defaults": {"max_epochs": 1, "default_root_dir": str(tmp_path)},
-        "parser_kwargs": {"default_config_files": [str(config)], "cook": {"description": "ours"}},
+        "parser_kwargs": {"fit": {"default_config_files": [str(config)]}, "cook": {"description": "ours"}},
         "save_config_callback": Saved,
         "save_config_kwargs": {"config_filename": "mine.yaml", "overwrite": True},
     }
