@@ -14,6 +14,7 @@ from lightning_soups import records
 from lightning_soups.checkpointing import save_initialization, save_validated_weights
 from lightning_soups.files import safe_name
 from lightning_soups.logged import Logged, logged_in_epoch
+from lightning_soups.other_name import refuse_other_version
 from lightning_soups.paths import AnyPath, any_path
 from lightning_soups.run_facts import every_metric, every_sample_once, hyperparameters
 from lightning_soups.run_folder import RunFolder, withdraw
@@ -93,6 +94,7 @@ class SoupCallback(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Name the run, or take up the one that is resumed."""
+        refuse_other_version(trainer)
         self._at_initialization = False
         self._dry_run = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]  # Trainer sets it dynamically
         if self._dry_run:

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
 from lightning_soups.files import replacing
+from lightning_soups.other_name import is_of_either_name
 from lightning_soups.paths import AnyPath
 from lightning_soups.weights.reading import unsafe_types
 
@@ -52,7 +53,7 @@ def save_validated_weights(trainer: Trainer, path: AnyPath) -> list[str]:
     """
     checkpoint: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Trainer sets it dynamically
-        if isinstance(callback, WeightAveraging):
+        if is_of_either_name(callback, WeightAveraging):
             callback.on_save_checkpoint(trainer, trainer.lightning_module, checkpoint)
     for key in ("current_model_state", "averaging_state"):
         checkpoint.pop(key, None)

@@ -1,4 +1,4 @@
-"""The command line: LightningCLI with four more subcommands, ``cook``, ``study``, ``sweep`` and ``report``."""
+"""The command line: LightningCLI with five more subcommands, ``cook``, ``study``, ``sweep``, ``report`` and ``ls``."""
 
 import inspect
 import os
@@ -12,28 +12,33 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from lightning_soups.callback import SoupCallback
+from lightning_soups.command_line.first_ingredient import PARTS, FirstIngredient
+from lightning_soups.command_line.ls import HELP as LS_HELP
+from lightning_soups.command_line.ls import add_ls_arguments, run_ls
+from lightning_soups.command_line.peek import peek
+from lightning_soups.command_line.showing import is_ours, show_soup, show_study
 from lightning_soups.ingredients import Ingredients
+from lightning_soups.other_name import refuse_other_name
 from lightning_soups.report import HELP as REPORT_HELP
 from lightning_soups.report import write_report
-from lightning_soups.soup import Soup
-from lightning_soups.studies import StudyResult
 from lightning_soups.sweep.command import HELP as SWEEP_HELP
 from lightning_soups.sweep.command import SweepOptions, run_sweep
 from lightning_soups.sweep.trial import UnrunnableError
-from lightning_soups.tables import ingredients_table, make_console, show_score, study_table, trace_table
 from lightning_soups.trainer import SoupTrainer
 
 _GIVEN = ("model", "dataloaders", "datamodule")  # what the CLI itself gives to a trainer's method
-_BY_HAND = ("sweep", "report")  # what is no method of a trainer
+_WITHOUT_TRAINER = ("report", "ls")
+_BY_HAND = ("sweep", *_WITHOUT_TRAINER)  # what is no method of a trainer
 
 
 class SoupCLI(LightningCLI):
-    """A ``LightningCLI`` that can also ``cook``, ``study``, ``sweep`` and ``report``; it takes the same arguments.
+    """A ``LightningCLI`` that can also ``cook``, ``study``, ``sweep``, ``report`` and ``ls``; same arguments.
 
     Replace ``LightningCLI(...)`` by ``SoupCLI(...)`` and keep everything else.
 
     Raises:
-        MisconfigurationException: ``trainer_class`` is a class that is not a ``SoupTrainer``.
+        MisconfigurationException: ``trainer_class`` is a class that is not a ``SoupTrainer``, or a class is written
+            against ``pytorch_lightning``.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -45,7 +50,9 @@ class SoupCLI(LightningCLI):
                 f"`trainer_class` must be a subclass of lightning_soups.SoupTrainer, got {trainer_class.__qualname__}:"
                 f" define `class {trainer_class.__name__}(SoupTrainer)`, or leave `trainer_class` out."
             )
+        refuse_other_name(*(bound.get(name) for name in ("model_class", "datamodule_class")))
         self._construction = dict(bound)
+        self._found: Ingredients | None = None
         super().__init__(**bound)
 
     @staticmethod
@@ -55,14 +62,20 @@ class SoupCLI(LightningCLI):
         return {**LightningCLI.subcommands(), **ours}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse; configs that come as objects are parsed without a warning about the command line."""
+        """Parse; what cooking and studying build is by default what the first ingredient says.
+
+        Configs that come as objects are parsed without a warning about the command line.
+        """
+        origin = self._take_defaults_from_ingredients(parser, args)
         if isinstance(args, (dict, Namespace)):
             self.config = parser.parse_object(args)
         else:
             super().parse_arguments(parser, args)
+        if origin is not None:
+            rank_zero_only(print)(origin)
 
     def instantiate_classes(self) -> None:
-        """Instantiate trainer, model and data; a sweep does so once per trial instead, a report needs none."""
+        """Instantiate trainer, model and data; a sweep does so once per trial instead, others need none."""
         if self.subcommand in ("cook", "study"):
             self.save_config_callback = (
                 None  # it would refuse to run twice in one folder; what they write has its provenance
@@ -94,8 +107,8 @@ class SoupCLI(LightningCLI):
         cli.trainer.fit(cli.model, datamodule=cli.datamodule)
 
     def _set_seed(self) -> None:
-        """A report draws nothing and has no seed."""
-        if self.subcommand != "report":
+        """What needs no trainer draws nothing and has no seed."""
+        if self.subcommand not in _WITHOUT_TRAINER:
             super()._set_seed()
 
     def _setup_parser_kwargs(self, parser_kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -105,15 +118,22 @@ class SoupCLI(LightningCLI):
         return main, {**by_subcommand, **{name: parser_kwargs.get(name, {}) for name in _BY_HAND}}
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
-        """Lightning's hook takes trainer methods only; a sweep makes many trainers and a report none."""
+        """Lightning's hook takes trainer methods only; a sweep makes many trainers and others none."""
         super()._add_subcommands(parser, **kwargs)
         sweep_parser = self.init_parser(**{"description": SWEEP_HELP, **kwargs["sweep"]})
         self._add_arguments(sweep_parser)
         self._subcommand_method_arguments["sweep"] = sweep_parser.add_class_arguments(SweepOptions, as_group=True)
         report_parser = self.parser_class(**{"description": REPORT_HELP, **kwargs["report"]})
         self._subcommand_method_arguments["report"] = report_parser.add_function_arguments(write_report, as_group=False)
+        ls_parser = self.parser_class(**{"description": LS_HELP, **kwargs["ls"]})
+        add_ls_arguments(ls_parser)
         assert parser._subcommands_action is not None
-        for name, own, text in (("sweep", sweep_parser, SWEEP_HELP), ("report", report_parser, REPORT_HELP)):
+        parsers = {
+            "sweep": (sweep_parser, SWEEP_HELP),
+            "report": (report_parser, REPORT_HELP),
+            "ls": (ls_parser, LS_HELP),
+        }
+        for name, (own, text) in parsers.items():
             self._subcommand_parsers[name] = own
             parser._subcommands_action.add_subcommand(name, own, help=text)
 
@@ -122,6 +142,8 @@ class SoupCLI(LightningCLI):
             self._run_sweep()
         elif subcommand == "report":
             self._run_report()
+        elif subcommand == "ls":
+            self._run_ls()
         elif subcommand in ("cook", "study"):
             self._run_with_ingredients(subcommand)
         else:
@@ -148,58 +170,56 @@ class SoupCLI(LightningCLI):
             self._subcommand_parsers["report"].error(str(error))
         print(f"Saved to {path}")
 
+    def _run_ls(self) -> None:
+        try:
+            run_ls(self.config.ls)
+        except (ValueError, FileNotFoundError) as error:
+            self._subcommand_parsers["ls"].error(str(error))
+
+    def _take_defaults_from_ingredients(self, parser: LightningArgumentParser, args: ArgsType) -> str | None:
+        """Complete the parsers of ``cook`` and ``study``; returns a sentence about it when there was something."""
+        subparsers = getattr(self, "_subcommand_parsers", {})  # none with run=False
+        try:
+            seen = peek(parser, subparsers, args)
+        except MisconfigurationException as error:
+            parser.error(str(error))
+        subcommand = seen.get("subcommand")
+        if subcommand not in ("cook", "study") or seen[subcommand].get("ingredients") is None:
+            return None
+        config, own = seen[subcommand], subparsers[subcommand]
+        by_class_path = {"model": self.subclass_mode_model, "data": self.subclass_mode_data}
+        taken = []
+        try:
+            self._found = Ingredients.load(config["ingredients"], config.get("initialization"))
+            selected = self._found if config.get("where") is None else self._found.where(config["where"])
+            first = FirstIngredient((selected or self._found)[0])
+            for key in PARTS:
+                given = config.get(f"{key}.class_path")
+                any_class = by_class_path[key]
+                if first.set_default_class(own, key, given) if any_class else first.set_defaults_of_class(own, key):
+                    taken.append(key)
+        except (ValueError, FileNotFoundError, MisconfigurationException) as error:
+            own.error(str(error))
+        what = " and ".join(f"the {key}" for key in taken).capitalize()
+        return f"{what} built as for {str(first.path)!r}, where nothing else is given." if taken else None
+
     def _run_with_ingredients(self, subcommand: str) -> None:
         assert isinstance(self.trainer, SoupTrainer)
         arguments = self._prepare_subcommand_kwargs(subcommand)
+        initialization = arguments.pop("initialization")
         try:
-            arguments["ingredients"] = Ingredients.load(arguments["ingredients"], arguments.pop("initialization"))
+            arguments["ingredients"] = Ingredients.load(self._found or arguments["ingredients"], initialization)
         except (ValueError, FileNotFoundError) as error:
             self._subcommand_parsers[subcommand].error(str(error))
         try:
             if subcommand == "cook":
-                _show_soup(self.trainer.cook(**arguments))
+                show_soup(self.trainer.cook(**arguments))
             else:
-                _show_study(self.trainer.study(**arguments))
+                show_study(self.trainer.study(**arguments))
         except (MisconfigurationException, ValueError) as error:
-            if not _is_ours(error):
+            if not is_ours(error):
                 raise
             self._subcommand_parsers[subcommand].error(str(error))
-
-
-def _is_ours(error: BaseException) -> bool:
-    """Whether this package raised an error, whose text says enough; a user's own needs its traceback."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).startswith("lightning_soups.")
-
-
-@rank_zero_only
-def _show_study(result: StudyResult) -> None:
-    console = make_console()
-    console.print(study_table(result), "")
-    for sentence in (*result.conclusions, *result.caveats):
-        console.print(f"• {sentence}")
-    assert result.path is not None
-    written = [suffix for suffix in (".json", ".csv", ".png", ".svg") if result.path.with_suffix(suffix).exists()]
-    console.print(f"\nSaved to {result.path.with_suffix('')} ({', '.join(written)})", soft_wrap=True)
-
-
-@rank_zero_only
-def _show_soup(soup: Soup) -> None:
-    console = make_console()
-    console.print(trace_table(soup), "")
-    chosen = [member for member in soup.ingredients if member in soup.candidates]
-    if len(chosen) < len(soup.candidates) or not soup.mixture.is_uniform:
-        title = f"What the soup is mixed of: {len(soup.ingredients)} members"
-        layers = ", and other coefficients in some layers" if soup.mixture.layers else ""
-        console.print(ingredients_table(soup.ingredients, title + layers, soup.mixture), "")
-    initialization = " and the initialization" if len(chosen) < len(soup.ingredients) else ""
-    console.print(
-        f"{soup.recipe}: {len(chosen)} of {len(soup.candidates)} ingredients{initialization},"
-        f" {soup.monitor} [bold]{show_score(soup.score.value)}[/bold]. Saved to {soup.path}",
-        soft_wrap=True,
-    )
 
 
 def main() -> None:

@@ -16,10 +16,12 @@ from upath import UPath
 
 from lightning_soups import outputs, records
 from lightning_soups.local_copies import local_copy
+from lightning_soups.model_checkpoint import kept_for
 from lightning_soups.opening import is_adapter, is_folder, open_checkpoint
 from lightning_soups.paths import AnyPath, any_path, common_folder, fresh, in_order
 from lightning_soups.score import Mode, Score
 from lightning_soups.weights.adapter_folders import read_adapter_config
+from lightning_soups.where import Condition
 
 INITIALIZATION = "initialization"  # the run of what is no ingredient but what ingredients started from
 _FILE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")  # in a folder's name, `lr-0.1`, a dot means nothing
@@ -92,6 +94,8 @@ class Ingredient:
     def from_checkpoint(cls, path: AnyPath) -> "Ingredient":
         """Describe a checkpoint of any kind, from the record beside it when there is one.
 
+        Without one, it has the metric that Lightning's ``ModelCheckpoint`` kept it for, if any.
+
         Raises:
             ValueError: It is not a checkpoint that can be read safely.
             FileNotFoundError: There is no such file or folder.
@@ -105,9 +109,14 @@ class Ingredient:
             return cls(path=path, run=path.parent.name or ".", hyperparameters=told)
         checkpoint = open_checkpoint(path).content
         hyperparameters = checkpoint.get("hyper_parameters", {})
+        kept = kept_for(checkpoint, path)
+        folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent  # as loggers lay them out
         return cls(
             path=path,
-            run=path.parent.name or ".",
+            run=folder.name or ".",
+            metrics={} if kept is None else {kept.monitor: kept.value},
+            monitor=None if kept is None else kept.monitor,
+            mode=None if kept is None else kept.mode,
             hyperparameters=records.plain_hyperparameters(hyperparameters),
             epoch=int(checkpoint.get("epoch", 0)),
             step=int(checkpoint.get("global_step", 0)),
@@ -193,6 +202,20 @@ class Ingredients(Sequence[Ingredient]):
         if not path.is_file():
             raise ValueError(f"The initialization of the ingredients is missing: {str(path)!r}. {how}")
         return Ingredient(path, INITIALIZATION, initialization=found[0])
+
+    def where(self, condition: str) -> "Ingredients":
+        """Select the ingredients of which a condition is true.
+
+        Args:
+            condition: For example ``val_acc > 0.9 and lr < 1e-3``; see :class:`~lightning_soups.where.Condition`. An
+                ingredient that lacks what the condition depends on is left out.
+
+        Raises:
+            ValueError: It is no condition, or it has a name that no ingredient knows.
+        """
+        asked = Condition(condition)
+        asked.check_names(self)
+        return Ingredients(filter(asked.holds, self), self.directory, self._initialization)
 
     def best_first(self) -> list[Ingredient]:
         """Sort by recorded score; ingredients without a record keep their order at the end.

@@ -49,28 +49,32 @@ def plain_table(title: str) -> Table:
     return Table(title=title, title_style="bold", box=SIMPLE_HEAD, padding=0, show_edge=False, **justified)
 
 
-def ingredients_table(ingredients: Sequence[Ingredient], title: str, mixture: Mixture | None = None) -> Table:
+def ingredients_table(
+    ingredients: Sequence[Ingredient], title: str, mixture: Mixture | None = None, metrics: Sequence[str] = ()
+) -> Table:
     """List ingredients with their recorded score and the hyperparameters in which they differ.
 
     Args:
         ingredients: In the order to show.
         title: The heading.
         mixture: What they are members of, to show coefficients that are not equal.
+        metrics: Which metrics to show besides the monitored one.
     """
     coefficients = mixture.coefficients if mixture is not None and not mixture.is_uniform else None
     monitors = {ingredient.monitor for ingredient in ingredients if ingredient.monitor is not None}
+    shown = [*sorted(monitors), *(name for name in metrics if name not in monitors)]
     varied = varied_hyperparameters(ingredients)
     table = plain_table(title)
     table.add_column("#", justify="right")
     table.add_column("ingredient", no_wrap=True)
     if coefficients is not None:
         table.add_column("coefficient", justify="right", no_wrap=True)
-    for monitor in sorted(monitors):
-        table.add_column(monitor, justify="right", no_wrap=True)
+    for metric in shown:
+        table.add_column(metric, justify="right", no_wrap=True)
     for name in varied:
         table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
     for number, ingredient in enumerate(ingredients, start=1):
-        scores = [show_score(ingredient.metrics.get(monitor)) for monitor in sorted(monitors)]
+        scores = [show_score(ingredient.metrics.get(metric)) for metric in shown]
         values = [show_value(ingredient.hyperparameters.get(name)) for name in varied]
         coefficient = [] if coefficients is None else [f"{coefficients[ingredient]:.4f}"]
         table.add_row(str(number), ingredient.run, *coefficient, *scores, *values)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS, TRAIN_DATALOADERS
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
@@ -21,12 +22,15 @@ from lightning_soups.evaluation.replay_measurer import WhatToReport
 from lightning_soups.evaluation.session import HeldOutQuestions, recorded_monitor
 from lightning_soups.files import check_writable
 from lightning_soups.ingredients import Ingredients
+from lightning_soups.other_name import refuse_other_name
 from lightning_soups.paths import any_path
 from lightning_soups.recipes import GreedySoup, Recipe
 from lightning_soups.score import Mode, validate_mode
 from lightning_soups.soup import Soup
 from lightning_soups.studies import Study, StudyResult
 from lightning_soups.studying import Choose, Measure, Measured, result_of, save
+
+_NAMED = 8  # ingredients in the line that says which were left out
 
 
 class SoupTrainer(Trainer):
@@ -39,7 +43,8 @@ class SoupTrainer(Trainer):
         datamodule: LightningDataModule | None = None,
         train_dataloaders: TRAIN_DATALOADERS | None = None,
         *,
-        ingredients: str | os.PathLike[str] | list[str] | Ingredients,
+        ingredients: list[str] | str | os.PathLike[str] | Ingredients,
+        where: str | None = None,
         recipe: Recipe = GreedySoup(),  # noqa: B008  recipes are immutable, and jsonargparse shows the default
         initialization: str | os.PathLike[str] | None = None,
         monitor: str | None = None,
@@ -64,6 +69,8 @@ class SoupTrainer(Trainer):
             train_dataloaders: Training dataloaders, which only ``batch_norm`` needs, when there is no datamodule.
             ingredients: Where the ingredients are: a soup directory that ``SoupCallback`` wrote to, a glob such as
                 ``runs/*/best.ckpt``, or a list of checkpoints.
+            where: A condition on what was recorded, such as ``val_acc > 0.9 and lr < 1e-3``, to use only the
+                ingredients of which it is true; see ``Ingredients.where``.
             recipe: How to choose: ``GreedySoup``, ``UniformSoup``, ``PrunedSoup``, ``LearnedSoup``, ``WiseFT``,
                 ``ModelStock``, or your own subclass of ``Recipe``.
             initialization: A checkpoint of the weights that all runs started from, which some recipes need. By default
@@ -95,17 +102,18 @@ class SoupTrainer(Trainer):
             The soup, with its scores, its trace and the path it was saved to.
 
         Raises:
-            ValueError: There are no ingredients, one cannot be read safely, or ``output`` cannot be written, has an
-                unknown suffix, or is a folder that was not made for a soup.
+            ValueError: There are no ingredients, or none of which ``where`` is true, one cannot be read safely, or
+                ``output`` cannot be written, has an unknown suffix, or is a folder that was not made for a soup.
             MisconfigurationException: The ingredients do not fit the module, ``monitor`` is not logged, its ``mode``
                 is not known, an option is none of its choices, there is no held-out data, or running statistics cannot
                 be recalculated although ``batch_norm`` asks for it.
         """
+        refuse_other_name(model, dataloaders, datamodule)
         module = self._module(model, "cook")
         if not isinstance(recipe, Recipe):
             raise MisconfigurationException(f"`recipe` must be a Recipe such as GreedySoup(), got {recipe!r}.")
         options = BatchNormOptions(batch_norm, batch_norm_batches, train_dataloaders)
-        found = Ingredients.load(ingredients, initialization)
+        found = _select(Ingredients.load(ingredients, initialization), where)
         questions = replace(
             _questions(found, monitor, mode, early_rejection),
             batch_norm=options,
@@ -125,7 +133,8 @@ class SoupTrainer(Trainer):
         test_dataloaders: EVAL_DATALOADERS | None = None,
         *,
         study: Study,
-        ingredients: str | os.PathLike[str] | list[str] | Ingredients,
+        ingredients: list[str] | str | os.PathLike[str] | Ingredients,
+        where: str | None = None,
         initialization: str | os.PathLike[str] | None = None,
         monitor: str | None = None,
         mode: Literal["min", "max"] | None = None,
@@ -153,6 +162,7 @@ class SoupTrainer(Trainer):
             study: What to find out, such as ``Interpolation()``, or your own subclass of ``Study``.
             ingredients: Where the ingredients are: a soup directory that ``SoupCallback`` wrote to, a glob such as
                 ``runs/*/best.ckpt``, or a list of checkpoints.
+            where: A condition on what was recorded, to use only the ingredients of which it is true, see ``cook``.
             initialization: A checkpoint of the weights that all runs started from. By default the recorded one.
             monitor: The held-out metric to choose by. By default the one that the ingredients were recorded with.
             mode: ``max`` when a larger value is better, ``min`` when a smaller one is. By default as recorded, or as
@@ -176,14 +186,16 @@ class SoupTrainer(Trainer):
             The table, what it means, and where it comes from.
 
         Raises:
-            ValueError: There are no ingredients, one cannot be read safely, or ``output`` cannot be written.
+            ValueError: There are no ingredients, or none of which ``where`` is true, one cannot be read safely, or
+                ``output`` cannot be written.
             MisconfigurationException: See ``cook``; or ``metric`` is not logged for each test dataloader, or names do
                 not fit.
         """
+        refuse_other_name(model, dataloaders, datamodule)
         module = self._module(model, "study")
         if not isinstance(study, Study):
             raise MisconfigurationException(f"`study` must be a Study such as Interpolation(), got {study!r}.")
-        found = Ingredients.load(ingredients, initialization)
+        found = _select(Ingredients.load(ingredients, initialization), where)
         questions = _questions(found, monitor, mode, early_rejection)
         default = found.directory / "studies" / file_name(study)
         stem = default if output is None else any_path(output, "output")
@@ -235,6 +247,19 @@ class SoupTrainer(Trainer):
             setattr(self, name, lightning_loop)
         assert isinstance(done, JobResult)
         return done.value
+
+
+def _select(found: Ingredients, where: str | None) -> Ingredients:
+    if where is None:
+        return found
+    selected = found.where(where)
+    left_out = [ingredient.name for ingredient in found if ingredient not in selected]
+    if not selected:
+        raise ValueError(f"`where={where!r}` is true of none of the {len(found)} ingredients.")
+    names = ", ".join(left_out[:_NAMED]) + (", …" if len(left_out) > _NAMED else "")
+    which = f": {names}" if left_out else ""
+    rank_zero_info(f"where={where!r} left out {len(left_out)} of {len(found)} ingredients{which}.")
+    return selected
 
 
 def _questions(found: Ingredients, monitor: str | None, mode: str | None, early_rejection: bool) -> HeldOutQuestions:

@@ -2,10 +2,15 @@
 
 import inspect
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch.cli import LightningCLI
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningCLI, _InstantiatorFn
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters_context
 from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
 from lightning.pytorch.loops.utilities import _no_grad_context
 from lightning.pytorch.overrides import distributed
@@ -114,3 +119,26 @@ def test_the_logged_results() -> None:
     for name, value in seen["logged"].items():
         assert value.value == pytest.approx(seen["callback_metrics"][name].item(), rel=1e-6)
     assert seen["cost"] == (4, 101, 101)
+
+
+def test_the_parser_can_skip_validation() -> None:
+    """What is required may be missing in a first look at the arguments; defaults can be set by key, or are refused."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--needed", type=int, required=True)
+    assert parser.parse_args([], _skip_validation=True).get("needed") is None
+    assert parser.parse_object({}, _skip_validation=True).get("needed") is None
+    parser.set_defaults({"needed": 3})
+    assert parser.parse_args([]).needed == 3
+    with pytest.raises(KeyError):
+        parser.set_defaults({"unheard": 3})
+
+
+def test_what_cli_and_model_checkpoint_put_into_checkpoints(tmp_path: Path) -> None:
+    assert "_class_path" in inspect.getsource(_InstantiatorFn)
+    assert "_instantiator" in inspect.getsource(_given_hyperparameters_context)
+    for cls, key in [(LightningModule, "hyper_parameters"), (LightningDataModule, "datamodule_hyper_parameters")]:
+        assert key == cls.CHECKPOINT_HYPER_PARAMS_KEY
+        assert cls.CHECKPOINT_HYPER_PARAMS_NAME
+    best = ModelCheckpoint(tmp_path, "best", monitor="val_acc", mode="max")
+    assert "'mode': 'max'" in best.state_key
+    assert {"monitor", "best_k_models"} <= set(best.state_dict())

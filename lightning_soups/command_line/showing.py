@@ -1,0 +1,45 @@
+"""What ``cook`` and ``study`` print."""
+
+from lightning_utilities.core.rank_zero import rank_zero_only
+
+from lightning_soups.soup import Soup
+from lightning_soups.studies import StudyResult
+from lightning_soups.tables import ingredients_table, make_console, show_score, study_table, trace_table
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether this package raised an error, whose text says enough; a user's own needs its traceback."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).startswith("lightning_soups.")
+
+
+@rank_zero_only
+def show_study(result: StudyResult) -> None:
+    """Print a study's table and what it means."""
+    console = make_console()
+    console.print(study_table(result), "")
+    for sentence in (*result.conclusions, *result.caveats):
+        console.print(f"• {sentence}")
+    assert result.path is not None
+    written = [suffix for suffix in (".json", ".csv", ".png", ".svg") if result.path.with_suffix(suffix).exists()]
+    console.print(f"\nSaved to {result.path.with_suffix('')} ({', '.join(written)})", soft_wrap=True)
+
+
+@rank_zero_only
+def show_soup(soup: Soup) -> None:
+    """Print what a recipe asked, and what the soup is made of."""
+    console = make_console()
+    console.print(trace_table(soup), "")
+    chosen = [member for member in soup.ingredients if member in soup.candidates]
+    if len(chosen) < len(soup.candidates) or not soup.mixture.is_uniform:
+        title = f"What the soup is mixed of: {len(soup.ingredients)} members"
+        layers = ", and other coefficients in some layers" if soup.mixture.layers else ""
+        console.print(ingredients_table(soup.ingredients, title + layers, soup.mixture), "")
+    initialization = " and the initialization" if len(chosen) < len(soup.ingredients) else ""
+    console.print(
+        f"{soup.recipe}: {len(chosen)} of {len(soup.candidates)} ingredients{initialization},"
+        f" {soup.monitor} [bold]{show_score(soup.score.value)}[/bold]. Saved to {soup.path}",
+        soft_wrap=True,
+    )
