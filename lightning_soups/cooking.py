@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lightning_soups.evaluation.kept_loop import KeptLoop
 from lightning_soups.evaluation.session import HeldOutQuestions, ask
+from lightning_soups.loggers import CookLog
 from lightning_soups.mixing import Mixer
 from lightning_soups.recipes import Recipe
 from lightning_soups.soup import Soup
@@ -31,7 +32,10 @@ class Cook:
         trainer, name, ingredients = loop.trainer, self.recipe.name, self.questions.ingredients
         state = self.output.with_name(f"{self.output.name}.progress.json")
         identity = {"recipe": name, "options": self.recipe.options}
+        log = CookLog(trainer, file_name(self.recipe), self.questions.monitor)
+        log.options(name, self.recipe.options, len(ingredients))
         with self.questions.evaluator(loop, Mixer(), name, state, identity) as evaluator:
+            evaluator.on_answer = log.answer
             mixture = ask(evaluator, self.recipe.cook, ingredients)
             score, metrics = evaluator.answer(mixture)
         soup = Soup(
@@ -50,6 +54,7 @@ class Cook:
         soup.path = self.output
         evaluator.forget_state()
         trainer.strategy.barrier("SoupTrainer.cook")
+        log.soup(soup)  # last, so that neither the soup nor the other processes have to wait for it
         return soup
 
 
