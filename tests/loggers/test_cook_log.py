@@ -57,6 +57,7 @@ class Raising(Logger):
 
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
         assert Path(checkpoint_callback.best_model_path).exists()  # the soup is saved before it is sent
+        assert checkpoint_callback.save_top_k == -1  # so loggers send it now, and not when an error would be fatal
         raise OSError("the disk is full")
 
 

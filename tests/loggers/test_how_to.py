@@ -10,10 +10,13 @@ import matplotlib.image
 import pytest
 import torch
 import yaml
+from lightning.pytorch.loggers import WandbLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_soups import Soup, SoupCLI
+from lightning_soups.loggers.in_wandb import WandbDisplay
 from tests.helpers import QUIET
+from tests.loggers.test_table import TABLE
 
 TEXT = (Path(__file__).parents[2] / "docs" / "how-to" / "loggers.md").read_text(encoding="utf-8")
 CONFIGS = re.findall(r"```yaml\n(.*?)```", TEXT, flags=re.DOTALL)
@@ -156,6 +159,7 @@ def test_wandb(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in ("DATA", "CACHE", "CONFIG"):
         monkeypatch.setenv(f"WANDB_{folder}_DIR", str(tmp_path))
     run("WandbLogger", *COOK)
+    WandbDisplay(WandbLogger()).table("mixed", TABLE)  # of the same run; columns of several types would be refused
     wandb.finish()
     soup = Soup.load("soup.ckpt")
     (folder,) = Path("logs/wandb").glob("offline-run-*")
@@ -177,6 +181,8 @@ def test_wandb(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row[0] for row in members["data"]] == [member.run for member in soup.ingredients]
     (questions,) = (json.loads(path.read_text()) for path in media.glob("table/soup/greedy/questions_*.json"))
     assert len(questions["data"]) == len(soup.trace)
+    (mixed,) = (json.loads(path.read_text()) for path in media.glob("table/mixed_*.json"))
+    assert mixed["data"] == TABLE.typed_rows
     (image,) = media.glob("images/soup/greedy/curve_*.png")
     assert matplotlib.image.imread(image).shape[2] == 4
 
