@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from lightning_soups.evaluation.kept_loop import KeptLoop
 from lightning_soups.evaluation.session import HeldOutQuestions, ask
+from lightning_soups.loggers import CookLog
 from lightning_soups.paths import any_path
 from lightning_soups.recipes import Recipe
 from lightning_soups.soup import Soup
@@ -31,8 +32,11 @@ class Cook:
         path = any_path(self.output, "output")
         state = path.with_name(f"{path.name}.progress.json")
         identity = {"recipe": name, "options": self.recipe.options, "adapters": self.questions.adapters}
+        log = CookLog(trainer, file_name(self.recipe), self.questions.monitor)
+        log.options(name, self.recipe.options, len(ingredients))
         mixer = self.questions.mixer(loop)
         with self.questions.evaluator(loop, mixer, name, state, identity) as evaluator:
+            evaluator.on_answer = log.answer
             mixture = ask(evaluator, self.recipe.cook, ingredients)
             answer = evaluator.answer(mixture)
         soup = Soup(
@@ -53,6 +57,7 @@ class Cook:
         soup.path = path
         evaluator.forget_state()
         trainer.strategy.barrier("SoupTrainer.cook")
+        log.soup(soup)  # last, so that neither the soup nor the other processes have to wait for it
         return soup
 
 

@@ -33,3 +33,17 @@ class Question:
     cached: bool
     early: bool = False
     label: str = ""
+
+
+def leading(best: Question | None, row: Question) -> Question | None:
+    """The question with the best score so far; one that was accepted also replaces an equally good one.
+
+    Args:
+        best: The best before; None when there is none.
+        row: The next question; one whose answer came early has no score of its own.
+    """
+    if row.early:
+        return best
+    if best is None or row.score > best.score or (row.accepted and row.score >= best.score):
+        return row
+    return best

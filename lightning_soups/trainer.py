@@ -22,6 +22,7 @@ from lightning_soups.evaluation.replay_measurer import WhatToReport
 from lightning_soups.evaluation.session import HeldOutQuestions, recorded_monitor
 from lightning_soups.files import check_writable
 from lightning_soups.ingredients import Ingredients
+from lightning_soups.loggers import log_study
 from lightning_soups.other_name import refuse_other_name
 from lightning_soups.paths import any_path
 from lightning_soups.recipes import GreedySoup, Recipe
@@ -217,6 +218,7 @@ class SoupTrainer(Trainer):
         result = result_of(study, questions, chosen, measured)
         if self.is_global_zero:
             save(study, result, stem)
+            log_study(self, file_name(study), study, result)
         return replace(result, path=stem.with_name(f"{stem.name}.json"))
 
     def _module(self, model: LightningModule | None, method: str) -> LightningModule:

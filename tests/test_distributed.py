@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
+from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -27,6 +29,21 @@ class Unsynced(Classifier):
         self.log("worst", loss, reduce_fx="max")
 
 
+class Lines(Logger):
+    """A logger that does not care which process it is in."""
+
+    name = version = None
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        with self.path.open("a") as file:
+            file.write(f"{step}\n")
+
+
 @pytest.mark.parametrize(
     ("module", "monitor", "mode"),
     [(Classifier, "val_acc", None), (Unsynced, "plain", "min"), (Unsynced, "synced", "min")],
@@ -38,7 +55,10 @@ def test_two_processes_choose_what_one_does(
     record(tmp_path, [0.1, 0.3, 0.6])
     arguments = {"datamodule": Blobs(held_out=129), "ingredients": tmp_path, "monitor": monitor, "mode": mode}
     one = trainer(SoupTrainer).cook(module(), **arguments, output=tmp_path / "one.ckpt")
-    two = trainer(SoupTrainer, **TWO).cook(module(), **arguments, output=tmp_path / "two.ckpt")
+    cooking = trainer(SoupTrainer, logger=Lines(tmp_path / "log.txt"), **TWO)
+    two = cooking.cook(module(), **arguments, output=tmp_path / "two.ckpt")
+    steps = [*range(1, len(two.trace) + 1), len(two.trace)]  # the questions, then the soup
+    assert (tmp_path / "log.txt").read_text().split() == [str(step) for step in steps]
     assert two.mixture == one.mixture
     assert [row.early for row in two.trace if row.accepted] == [row.early for row in one.trace if row.accepted]
     for ours, theirs in zip(two.trace, one.trace, strict=True):

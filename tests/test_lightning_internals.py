@@ -11,12 +11,15 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI, _InstantiatorFn
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters_context
+from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
 from lightning.pytorch.loops.utilities import _no_grad_context
 from lightning.pytorch.overrides import distributed
 from lightning.pytorch.strategies import Strategy, launchers
 from lightning.pytorch.trainer.connectors import data_connector
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
+from lightning.pytorch.trainer.connectors.logger_connector.logger_connector import _LoggerConnector
 from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from lightning.pytorch.trainer.trainer import Trainer
@@ -142,3 +145,14 @@ def test_what_cli_and_model_checkpoint_put_into_checkpoints(tmp_path: Path) -> N
     best = ModelCheckpoint(tmp_path, "best", monitor="val_acc", mode="max")
     assert "'mode': 'max'" in best.state_key
     assert {"monitor", "best_k_models"} <= set(best.state_dict())
+
+
+def test_what_loggers_are_told() -> None:
+    """Stand-ins in ``trainer.loggers`` get what Lightning logs; ``-1`` makes loggers upload a checkpoint at once."""
+    assert "in self.trainer.loggers" in inspect.getsource(_LoggerConnector.log_metrics)
+    assert "isinstance(self.loggers[0], (TensorBoardLogger, CSVLogger))" in inspect.getsource(Trainer.log_dir.fget)
+    assert DummyLogger().experiment.anything("at", all=True) is None
+    for logger in (WandbLogger, MLFlowLogger):
+        source = inspect.getsource(logger.after_save_checkpoint)
+        assert "checkpoint_callback.save_top_k == -1" in source
+        assert "self._log_model" in source

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_flatten
 from lightning_soups.evaluation.cache import CacheBatches, CachedLoader, MemoryBudget
 from lightning_soups.evaluation.exact_sampler import ExactSource
 from lightning_soups.evaluation.module_state import PlainState
+from lightning_soups.evaluation.muted import muted
 from lightning_soups.evaluation.progress import RecipeProgress
 from lightning_soups.evaluation.regroup import Batches
 from lightning_soups.logged import Logged, logged_in_epoch, synced_in_every_batch
@@ -124,7 +125,7 @@ class KeptLoop(_EvaluationLoop):
         gradients: bool = False,
         in_train_mode: Collection[nn.Module] = (),
     ) -> dict[str, Logged]:
-        """Validate the module as it is now.
+        """Validate the module as it is now, without a word to the loggers.
 
         Args:
             part: Batches to visit instead of the held-out data, one iterable per dataloader.
@@ -149,7 +150,8 @@ class KeptLoop(_EvaluationLoop):
         inference_mode, self.inference_mode = self.inference_mode, self.inference_mode and not gradients
         plain = PlainState([self.trainer.lightning_module, *self.trainer.callbacks])  # type: ignore[attr-defined]
         try:
-            super().run()
+            with muted(self.trainer):
+                super().run()
         finally:
             self._replayed, self._max_batches = whole, limits
             self._gradients, self._in_train_mode, self.inference_mode = False, (), inference_mode

@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-from lightning_soups.trace import Question
+from lightning_soups.trace import Question, leading
 
 
 class RecipeProgress:
@@ -83,12 +83,12 @@ class RecipeProgress:
             row: The question.
             saved: Share of samples that did not have to be evaluated so far, against a full pass for every question.
         """
-        if self._best is None or row.score > self._best.score or (row.accepted and row.score >= self._best.score):
-            self._best = row
+        self._best = leading(self._best, row)
         if row.accepted is not None:
             self._asked += 1
             self._kept += row.accepted
             self._progress.advance(self._recipe)
         count = f"{self._asked} of {max(self._candidates, self._asked)}, {self._kept} kept, " if self._asked else ""
-        text = f"{count}best {self._best.score}, {saved:.0%} of samples saved"
+        best = f"best {self._best.score}, " if self._best is not None else ""
+        text = f"{count}{best}{saved:.0%} of samples saved"
         self._progress.update(self._recipe, text=text)

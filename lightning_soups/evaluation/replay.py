@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -54,6 +54,7 @@ class ReplayEvaluator(Evaluator):
     Attributes:
         trace: What was asked, in order.
         caveats: Why scores may not be exact, in words for the user.
+        on_answer: Called with every question that was answered, on every process; when set.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class ReplayEvaluator(Evaluator):
     ) -> None:
         self.trace: list[Question] = []
         self.caveats = list(loop.source.caveats)
+        self.on_answer: Callable[[Question], None] | None = None
         self._ingredients = ingredients
         self._loop = loop
         self._progress = progress
@@ -319,6 +321,8 @@ class ReplayEvaluator(Evaluator):
         self.trace.append(row)
         whole = len(self.trace) * self._loop.samples_in_pass
         self._progress.answer(row, saved=max(0.0, 1 - self._loop.samples / whole) if whole else 0.0)
+        if self.on_answer is not None:
+            self.on_answer(row)
 
 
 def _values(logged: Mapping[str, Logged]) -> dict[str, float]:
