@@ -68,6 +68,10 @@ class TrialConfigs:
         """What a trial's run is called; the callback adds a number if the name is taken."""
         return f"{self._prefix}{number:03d}"
 
+    def is_run_of(self, number: int, run: str) -> bool:
+        """Whether a run is that of a trial, with or without the callback's number."""
+        return run == self.run_name(number) or run.startswith(f"{self.run_name(number)}-")
+
     def check(self, parser: ArgumentParser, values: Mapping[str, list[Any]]) -> None:
         """Make sure that the config has every key of the space and accepts its values, before the first trial.
 
