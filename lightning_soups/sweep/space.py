@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import optuna
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -46,18 +45,6 @@ def extreme_values(space: Mapping[str, BaseDistribution]) -> dict[str, list[Any]
         else [distribution.low, distribution.high]  # type: ignore[attr-defined]  # floats and integers have both
         for key, distribution in space.items()
     }
-
-
-def draw(trial: optuna.Trial, space: Mapping[str, BaseDistribution]) -> None:
-    """Let a trial draw a value for every key, in the order of the space."""
-    for key, distribution in space.items():
-        if isinstance(distribution, CategoricalDistribution):
-            trial.suggest_categorical(key, distribution.choices)
-        elif isinstance(distribution, IntDistribution):
-            trial.suggest_int(key, distribution.low, distribution.high, step=distribution.step)
-        else:
-            assert isinstance(distribution, FloatDistribution)
-            trial.suggest_float(key, distribution.low, distribution.high, log=distribution.log)
 
 
 def parse_grid(space: Mapping[str, BaseDistribution]) -> dict[str, list[Any]]:

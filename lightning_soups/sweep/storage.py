@@ -49,7 +49,7 @@ def show_storage(storage: str | None, dirpath: Path) -> str:
         return str(dirpath / _DATABASE)
     try:
         return make_url(storage).render_as_string(hide_password=True) if "://" in storage else storage
-    except SQLAlchemyError:
+    except (SQLAlchemyError, ValueError):
         return storage.partition("://")[0] + "://…"
 
 
@@ -59,7 +59,7 @@ def _open_database(url: str, storage: str | None, dirpath: Path) -> BaseStorage:
     for attempt in range(_ATTEMPTS):
         try:
             database = RDBStorage(url, engine_kwargs=options)
-        except (SQLAlchemyError, ImportError) as error:
+        except (SQLAlchemyError, ImportError, ValueError) as error:
             if attempt + 1 < _ATTEMPTS and _others_create_tables(error):
                 time.sleep(random.random() / 2)
                 continue

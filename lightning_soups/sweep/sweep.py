@@ -12,9 +12,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lightning_soups.score import Score
 from lightning_soups.sweep.lease import WORKER, Lease, is_lost
-from lightning_soups.sweep.space import draw, extreme_values, parse_grid, parse_space
+from lightning_soups.sweep.sampling import Given, draw
+from lightning_soups.sweep.space import extreme_values, parse_grid, parse_space
 from lightning_soups.sweep.storage import open_storage, show_storage
-from lightning_soups.sweep.taking_up import end, hand_back, parameters_of, queue, take_up_lost
+from lightning_soups.sweep.taking_up import GIVEN, end, hand_back, parameters_of, take_up_lost
 from lightning_soups.sweep.trial import Trial, UnrunnableError, trial_seed
 
 Sampler = Literal["random", "grid", "tpe"]
@@ -119,8 +120,10 @@ class Sweep:
         """How many trials nobody has succeeded with, is running, or has failed with since the sweep was started."""
         taken = [trial for trial in self._trials() if self._is_taken(trial)]
         missing = [] if self._requested is None else [max(0, self._requested - len(taken))]
-        free = [len(self._free_points(taken))] if self._sampler == "grid" else []
-        return min(missing + free)
+        if self._sampler == "grid":
+            undecided = sum(not parameters_of(trial) for trial in taken)
+            missing.append(max(0, len(self._free_points(taken)) - undecided))
+        return min(missing)
 
     def run(self, fit: Callable[[int, dict[str, Any]], Score | None], finished: Callable[[Trial], None]) -> list[Trial]:
         """Run trials until none remains. One that fails is noted and the rest go on.
@@ -150,10 +153,8 @@ class Sweep:
             take_up_lost(self._study)
             if not self.remaining:
                 return None
-            if self._sampler == "grid" and not self._trials(TrialState.WAITING):
-                queue(self._study, self._free_points([trial for trial in self._trials() if self._is_taken(trial)])[0])
             asked = self._study.ask()
-            if not self._is_surplus(asked.number):
+            if not self._is_surplus(asked.number) and (self._sampler != "grid" or self._take_point(asked)):
                 return asked
             end(self._study, asked.number)
 
@@ -163,7 +164,8 @@ class Sweep:
         error: str | None = None
         try:
             with Lease(lambda lease: asked.set_user_attr(WORKER, lease)):
-                self._study.sampler = self._make_sampler(trial_seed(self._seed, asked.number))
+                sampler = self._make_sampler(trial_seed(self._seed, asked.number))
+                self._study.sampler = Given(asked.user_attrs.get(GIVEN, {}), sampler)
                 draw(asked, self._space)
                 score = fit(asked.number, asked.params)
             if score is None:
@@ -185,7 +187,7 @@ class Sweep:
             return end(self._study, asked.number, score.value if score.mode == "max" else -score.value)
         try:
             asked.set_user_attr(_ERROR, error)
-        except optuna.exceptions.UpdateFinishedTrialError:
+        except RuntimeError:  # Optuna's, for a trial that has ended
             return False
         return end(self._study, asked.number)
 
@@ -201,17 +203,34 @@ class Sweep:
 
     def _is_surplus(self, number: int) -> bool:
         """Whether workers that asked at the same moment have got more trials than remain; the first ones go ahead."""
-        trials = self._trials()
-        earlier = [
+        ahead = [
             trial
-            for trial in trials
-            if (trial.number < number and (self._is_taken(trial) or trial.state == TrialState.WAITING))
-            or trial.state == TrialState.COMPLETE
+            for trial in self._trials()
+            if trial.state == TrialState.COMPLETE
+            or (trial.number < number and (trial.state == TrialState.WAITING or self._is_taken(trial)))
         ]
-        if self._requested is not None and len(earlier) >= self._requested:
-            return True
-        own = parameters_of(trials[number])
-        return self._sampler == "grid" and own in [parameters_of(trial) for trial in earlier]
+        return self._requested is not None and len(ahead) >= self._requested
+
+    def _take_point(self, asked: optuna.Trial) -> bool:
+        """Note a point of the grid that no other trial has; False if there is none.
+
+        Of two workers that note the same point, the later one sees it, and takes another.
+        """
+        while True:
+            trials = self._trials()
+            others = [
+                trial
+                for trial in trials
+                if trial.number != asked.number and (trial.state == TrialState.WAITING or self._is_taken(trial))
+            ]
+            own = parameters_of(trials[asked.number])
+            if own and own not in map(parameters_of, others):
+                return True
+            free = self._free_points(others)
+            undecided = sum(trial.number < asked.number and not parameters_of(trial) for trial in others)
+            if undecided >= len(free):
+                return False
+            asked.set_user_attr(GIVEN, free[undecided])
 
     def _free_points(self, taken: list[FrozenTrial]) -> list[dict[str, Any]]:
         points = [dict(zip(self._grid, values, strict=True)) for values in itertools.product(*self._grid.values())]

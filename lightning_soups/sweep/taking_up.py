@@ -3,23 +3,18 @@
 from typing import Any
 
 import optuna
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from lightning_soups.sweep.lease import is_lost
 
-_QUEUED, _ATTEMPT = "queued", "attempt"  # trial attributes
+GIVEN = "given"  # the trial attribute with what a trial has to run with; the rest it draws
+_ATTEMPT = "attempt"
 _ATTEMPTS = 3  # parameters that end their worker every time must not end every worker
-
-
-def queue(study: optuna.Study, parameters: dict[str, Any], attempt: int = 1) -> None:
-    """Leave parameters for whoever asks next."""
-    study.enqueue_trial(parameters, user_attrs={_QUEUED: parameters, _ATTEMPT: attempt})
 
 
 def parameters_of(trial: FrozenTrial) -> dict[str, Any]:
     """What a trial runs with, also before it has drawn it."""
-    return {**trial.user_attrs.get(_QUEUED, {}), **trial.params}
+    return {**trial.user_attrs.get(GIVEN, {}), **trial.params}
 
 
 def take_up_lost(study: optuna.Study) -> None:
@@ -39,7 +34,8 @@ def hand_back(study: optuna.Study, trial: FrozenTrial) -> None:
     attempt = trial.user_attrs.get(_ATTEMPT, 1)
     parameters = parameters_of(trial)
     if parameters and attempt < _ATTEMPTS:
-        queue(study, parameters, attempt + 1)
+        attributes = {GIVEN: parameters, _ATTEMPT: attempt + 1}
+        study.add_trial(optuna.create_trial(state=TrialState.WAITING, user_attrs=attributes))
 
 
 def end(study: optuna.Study, number: int, value: float | None = None) -> bool:
@@ -50,9 +46,7 @@ def end(study: optuna.Study, number: int, value: float | None = None) -> bool:
     """
     try:
         study.tell(number, value, TrialState.FAIL if value is None else TrialState.COMPLETE)
-    except UpdateFinishedTrialError:
-        return False
-    except ValueError:
+    except (ValueError, RuntimeError):  # the first when it ended before, the second when at this moment
         if study.get_trials(deepcopy=False)[number].state == TrialState.RUNNING:
             raise
         return False
