@@ -6,9 +6,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from threading import Thread
+from io import TextIOWrapper
+from threading import Event, Thread
 from types import FrameType
-from typing import IO, Any
+from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -93,8 +94,9 @@ def run_workers(
         first: How many trials there are.
         say: Prints a line; called from several threads.
     """
-    workers: list[subprocess.Popen[str]] = []
+    workers: list[subprocess.Popen[bytes]] = []
     readers: list[Thread] = []
+    stopping = Event()
     try:
         with _terminating():
             for number, environment in enumerate(environments, start=1):
@@ -104,33 +106,37 @@ def run_workers(
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
-                    text=True,
-                    errors="replace",
                     start_new_session=True,  # a terminal interrupts this process only, which tells them once
                 )
                 workers.append(worker)
-                assert worker.stdout is not None
-                readers.append(Thread(target=_follow, args=(worker, worker.stdout, number, say), daemon=True))
+                readers.append(Thread(target=_follow, args=(worker, number, say, stopping), daemon=True))
                 readers[-1].start()
             for worker in workers:
                 worker.wait()
+            _read_to_the_end(readers)
     finally:
+        stopping.set()
         _stop(workers)
-        for reader in readers:
-            reader.join(timeout=5)  # a process that a worker left behind may hold its output open
+        _read_to_the_end(readers)
 
 
-def _follow(worker: "subprocess.Popen[str]", output: IO[str], number: int, say: Callable[[str], None]) -> None:
-    for line in output:
-        shown = line.rstrip("\n").rpartition("\r")[2]  # of a progress bar its last state
+def _follow(worker: "subprocess.Popen[bytes]", number: int, say: Callable[[str], None], stopping: Event) -> None:
+    assert worker.stdout is not None
+    for line in TextIOWrapper(worker.stdout, errors="replace", newline="\n"):
+        shown = line.rstrip("\r\n").rpartition("\r")[2]  # of a progress bar its last state
         if shown.strip():
             say(f"worker {number} | {shown}")
-    if code := worker.wait():
+    if (code := worker.wait()) and not stopping.is_set():
         how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code}"
         say(f"worker {number} {how}; the others go on")
 
 
-def _stop(workers: "Sequence[subprocess.Popen[str]]") -> None:
+def _read_to_the_end(readers: Sequence[Thread]) -> None:
+    for reader in readers:
+        reader.join(timeout=5)  # a process that a worker left behind may hold its output open
+
+
+def _stop(workers: "Sequence[subprocess.Popen[bytes]]") -> None:
     for worker in workers:
         if worker.poll() is None:
             worker.send_signal(signal.SIGINT)

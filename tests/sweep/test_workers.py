@@ -14,7 +14,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_soups import Ingredients, SoupCLI
 from lightning_soups.sweep.workers import own_command, run_workers, worker_environments
-from tests.helpers import QUIET, Classifier
+from tests.helpers import QUIET, Blobs, Classifier
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -39,8 +39,11 @@ class Killed(Classifier):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_worker_that_is_killed_is_reported_and_its_trial_tried_again(tmp_path: Path) -> None:
-    """A user's own script, two workers at a time, one of which gets SIGKILL; then the same command for more."""
+@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
+def test_a_worker_that_is_killed_is_reported_and_its_trial_tried_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A user's own script, two workers at a time, one of which gets SIGKILL; then the same command again."""
     quiet = {**QUIET, "accelerator": "cpu", "devices": 1, "max_epochs": 2, "default_root_dir": str(tmp_path)}
     trigger = tmp_path / "trigger"
     trigger.touch()
@@ -60,12 +63,9 @@ def test_a_worker_that_is_killed_is_reported_and_its_trial_tried_again(tmp_path:
     command = [sys.executable, str(tmp_path / "train.py"), "sweep", "--config", str(tmp_path / "config.yaml")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
-    def run(*more: str) -> str:
-        done = subprocess.run([*command, *more], capture_output=True, text=True, env=environment, timeout=300)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    printed = run()
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    printed = done.stdout
     assert "worker 1 | trial" in printed or "worker 2 | trial" in printed
     assert "was killed (SIGKILL); the others go on" in printed
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(config["storage"]))
@@ -79,10 +79,11 @@ def test_a_worker_that_is_killed_is_reported_and_its_trial_tried_again(tmp_path:
     assert found[f"trial-{killed.number:03d}"].epoch == 0  # what it recorded before stays
     seeds = {ingredient.hyperparameters["seed_everything"] for ingredient in found.values()}
     assert seeds == {3000 + trial.number for trial in trials}
-    assert "4 trials have succeeded, 0 to run" in run("--workers", "1")
+    SoupCLI(Killed, Blobs, args=command[2:])
+    assert "4 trials have succeeded, 0 to run" in capsys.readouterr().out
 
 
-def test_lines_are_merged_and_an_interrupt_ends_all_workers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_are_merged_and_an_interrupt_ends_all_workers() -> None:
     """The parent gets SIGTERM, as from a scheduler, once both workers have said something."""
     work = (
         "import os, signal, sys, time\n"
@@ -136,6 +137,7 @@ def test_the_command_is_the_one_that_was_typed(monkeypatch: pytest.MonkeyPatch) 
         own_command(None)
 
 
+@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter", "ignore:No seed found")
 @pytest.mark.parametrize(("workers", "message"), [("0", "at least 1, got 0"), ("2", "did not come from there")])
 def test_workers_that_cannot_be_started_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: str, message: str
