@@ -158,7 +158,7 @@ class SoupCLI(LightningCLI):
         parser = self.init_parser(exit_on_error=False)
         self._add_arguments(parser)
         try:
-            run_sweep(shared, options, self.fit_once, parser)
+            run_sweep(shared, options, self.fit_once, parser, self._construction.get("args"))
         except (ValueError, MisconfigurationException, UnrunnableError) as error:
             self._subcommand_parsers["sweep"].error(str(error))
 

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Trainer
 
-from lightning_soups.local_copies import local_copy
 from lightning_soups.loggers.destinations import Destinations
 from lightning_soups.loggers.table import Table
 from lightning_soups.mixture import Mixture
@@ -72,7 +71,7 @@ class CookLog:
         self._to.table(f"{prefix}/questions", _questions(soup))
         self._to.figure(f"{prefix}/curve", lambda: _curve(soup))
         assert soup.path is not None
-        self._to.checkpoint(local_copy(soup.path), soup.monitor, soup.score)
+        self._to.checkpoint(soup.path, soup.monitor, soup.score)
 
 
 def _curve(soup: Soup) -> "Figure":

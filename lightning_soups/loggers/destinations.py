@@ -1,7 +1,6 @@
 """The loggers of a trainer, as places to send things to."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,11 +9,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
+from lightning_soups.local_copies import local_copy
 from lightning_soups.loggers.display import Display
 from lightning_soups.loggers.in_mlflow import MLflowDisplay
 from lightning_soups.loggers.in_tensorboard import TensorBoardDisplay
 from lightning_soups.loggers.in_wandb import WandbDisplay
 from lightning_soups.loggers.table import Table
+from lightning_soups.paths import AnyPath, is_local
 from lightning_soups.score import Score
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Destinations:
 
         self._to_displays(name, show)
 
-    def checkpoint(self, path: Path, monitor: str, score: Score) -> None:
+    def checkpoint(self, path: AnyPath, monitor: str, score: Score) -> None:
         """Hand a checkpoint to the loggers that were told to log models, as Lightning's own callback does.
 
         Args:
@@ -94,9 +95,15 @@ class Destinations:
             monitor: What its score is a value of.
             score: The score.
         """
+        # _log_model is private, of W&B and MLflow: a remote checkpoint is fetched only for who takes it
+        if not is_local(path) and not any(getattr(logger, "_log_model", False) for logger in self._loggers):
+            return
+        local = local_copy(path)
         # with -1 loggers do not wait for better ones before they upload it
-        callback = ModelCheckpoint(path.parent, monitor=monitor, mode=score.mode, save_top_k=-1, save_weights_only=True)
-        callback.best_model_path = str(path)
+        callback = ModelCheckpoint(
+            local.parent, monitor=monitor, mode=score.mode, save_top_k=-1, save_weights_only=True
+        )
+        callback.best_model_path = str(local)
         callback.best_model_score = torch.tensor(score.value, dtype=torch.float64)
         self._to_each("the checkpoint", lambda logger: logger.after_save_checkpoint(callback))
 

@@ -2,7 +2,6 @@
 
 import importlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -10,6 +9,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_soups.callback import SoupCallback
 from lightning_soups.files import safe_name
+from lightning_soups.paths import any_path
 from lightning_soups.sweep.trial import trial_seed
 
 
@@ -50,13 +50,13 @@ class TrialConfigs:
         """
         config = self._shared.clone()
         config.seed_everything = trial_seed(self.base_seed, number)
-        root = Path(config.trainer.default_root_dir or self.dirpath)
-        folder = Path("trials") / f"{number:03d}"
+        root = any_path(config.trainer.default_root_dir or self.dirpath, "default_root_dir")
+        folder = f"trials/{number:03d}"
         config.trainer.default_root_dir = str(root / folder)
         for logger in _entries(config.trainer.logger):
             arguments = logger.get("init_args")
             if arguments is not None and arguments.get("save_dir") is not None:
-                arguments.save_dir = str(Path(arguments.save_dir) / folder)
+                arguments.save_dir = str(any_path(arguments.save_dir, "save_dir") / folder)
         callback = _find_callback(config)
         assert callback is not None
         callback.init_args.run = self.run_name(number)
@@ -67,6 +67,10 @@ class TrialConfigs:
     def run_name(self, number: int) -> str:
         """What a trial's run is called; the callback adds a number if the name is taken."""
         return f"{self._prefix}{number:03d}"
+
+    def is_run_of(self, number: int, run: str) -> bool:
+        """Whether a run is that of a trial, with or without the callback's number."""
+        return run == self.run_name(number) or run.startswith(f"{self.run_name(number)}-")
 
     def check(self, parser: ArgumentParser, values: Mapping[str, list[Any]]) -> None:
         """Make sure that the config has every key of the space and accepts its values, before the first trial.
