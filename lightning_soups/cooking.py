@@ -31,7 +31,7 @@ class Cook:
         trainer, name, ingredients = loop.trainer, self.recipe.name, self.questions.ingredients
         path = any_path(self.output, "output")
         state = path.with_name(f"{path.name}.progress.json")
-        identity = {"recipe": name, "options": self.recipe.options, "adapters": self.questions.adapters}
+        identity = {"recipe": name, "options": self.recipe.options}
         log = CookLog(trainer, file_name(self.recipe), self.questions.monitor)
         log.options(name, self.recipe.options, len(ingredients))
         mixer = self.questions.mixer(loop)
@@ -51,6 +51,7 @@ class Cook:
             caveats=evaluator.caveats,
             batch_norm=answer.batch_norm,
             statistics=answer.statistics,
+            weights=self.questions.selection,
         )
         if trainer.is_global_zero:
             soup.save(self.output, trainer.lightning_module, mixer=mixer)

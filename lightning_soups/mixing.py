@@ -6,18 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_soups.adapters import AdaptedModule
+from lightning_soups.fitting import Fitting
 from lightning_soups.ingredients import INITIALIZATION, Ingredient
 from lightning_soups.mixture import Mixture
 from lightning_soups.opening import open_checkpoint
-from lightning_soups.weights import average, dots, inner_products
+from lightning_soups.weights import WeightNames, average, dots, inner_products
 from lightning_soups.weights.averaging import StateDict, differences, write_average
 from lightning_soups.weights.pages import MappedPages
 
 # What belongs to one training run and means nothing for a mixture of several.
-_TRAINING_STATE = ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "loops", "MixedPrecision")
+_TRAINING_STATE = (
+    *("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "loops", "MixedPrecision"),
+    *("current_model_state", "averaging_state"),  # of WeightAveraging, as large as the weights
+)
 
 
 class Mixer:
@@ -25,10 +29,18 @@ class Mixer:
 
     Args:
         adapted: Opens and mixes ingredients that are adapters; None when they are ordinary weights.
+        selection: Which tensors of the ingredients to use, and what to call them.
+        module: What they are checkpoints of; None when it is not known.
     """
 
-    def __init__(self, adapted: AdaptedModule | None = None) -> None:
+    def __init__(
+        self,
+        adapted: AdaptedModule | None = None,
+        selection: WeightNames | None = None,
+        module: nn.Module | None = None,
+    ) -> None:
         self._adapted = adapted
+        self._fitting = Fitting(selection or WeightNames(), module)
         self._opened: dict[Ingredient, dict[str, Any]] = {}
         self._files: list[Path] = []
         self._pages: tuple[int, MappedPages] | None = None
@@ -51,7 +63,10 @@ class Mixer:
         first = min(mixture, key=lambda member: member.run == INITIALIZATION)
         shell = {key: value for key, value in self._open(first).items() if key not in _TRAINING_STATE}
         arguments = (*self._arguments(mixture), self.release)
-        mixed = {"state_dict": average(*arguments)} if self._adapted is None else self._adapted.mix(*arguments)
+        if self._adapted is None:
+            mixed = {"state_dict": self._fitting.complete(average(*arguments))}
+        else:
+            mixed = self._adapted.mix(*arguments)
         # a copy, because a module's on_load_checkpoint may take things out of it
         return {**deepcopy(shell), **mixed}
 
@@ -97,10 +112,13 @@ class Mixer:
         """Open ingredients, so that one that cannot be used is found before any work is done.
 
         Raises:
-            ValueError: One cannot be read safely, or its tensors do not fit the first one's.
+            ValueError: One cannot be read safely, its tensors do not fit the first one's, or the selection matches
+                nothing in any.
         """
         for ingredient in ingredients:
             self._open(ingredient)
+        if self._adapted is None:
+            self._fitting.check()
 
     @property
     def holds_weights(self) -> bool:
@@ -141,6 +159,8 @@ class Mixer:
                 self._opened[ingredient] = self._adapted.open(ingredient)
                 return self._opened[ingredient]
             checkpoint, files = open_checkpoint(ingredient.path)
+            fitted = self._fitting.fit(checkpoint["state_dict"], repr(str(ingredient.path)))
+            checkpoint = {**checkpoint, "state_dict": fitted}
             for first, opened in list(self._opened.items())[:1]:
                 if problems := differences(opened["state_dict"], checkpoint["state_dict"]):
                     raise ValueError(

@@ -19,6 +19,7 @@ from lightning_soups.paths import AnyPath, any_path
 from lightning_soups.records import SOUP_KEY, versions
 from lightning_soups.score import Score
 from lightning_soups.trace import Question
+from lightning_soups.weights import WeightNames
 
 _FORMAT = 2
 
@@ -40,6 +41,7 @@ class Soup:
         batch_norm: Which running statistics of BatchNorm layers it was scored with and is saved with: those of its
             members ``averaged``, or ``recalculated`` on training batches; None when there was no choice.
         statistics: The recalculated ones, by name; they replace what would be averaged.
+        weights: Which tensors of the ingredients it is mixed of; None for all.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Soup:
         path: AnyPath | None = None,
         batch_norm: str | None = None,
         statistics: Mapping[str, Tensor] | None = None,
+        weights: WeightNames | None = None,
     ) -> None:
         self.mixture = mixture
         self.score = score
@@ -69,6 +72,7 @@ class Soup:
         self.caveats = tuple(caveats)
         self.path = path
         self.batch_norm = batch_norm
+        self.weights = weights or WeightNames()
         self._statistics = dict(statistics or {})
 
     @property
@@ -175,7 +179,8 @@ class Soup:
             candidates=candidates,
             caveats=provenance["caveats"],
             path=path,
-            batch_norm=provenance.get("batch_norm"),  # older soups have none
+            batch_norm=provenance.get("batch_norm"),  # older soups have none, nor a selection
+            weights=WeightNames(**provenance.get("weights", {})),
         )
 
     def __repr__(self) -> str:
@@ -187,7 +192,7 @@ class Soup:
         """A checkpoint: the averaged weights, and what else the ingredients' checkpoints hold."""
         if self.path is not None:
             return outputs.read(self.path)
-        checkpoint = (mixer or Mixer()).mix(self.mixture)
+        checkpoint = (mixer or Mixer(selection=self.weights)).mix(self.mixture)
         return {**checkpoint, "state_dict": {**checkpoint["state_dict"], **self._statistics}}
 
     def _provenance(self) -> dict[str, Any]:
@@ -213,9 +218,14 @@ class Soup:
             ],
             "caveats": list(self.caveats),
             "batch_norm": self.batch_norm,
+            "weights": _plain_selection(self.weights),
             "versions": versions(),
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
+
+
+def _plain_selection(weights: WeightNames) -> dict[str, Any]:
+    return {"include": list(weights.include), "exclude": list(weights.exclude), "rename": dict(weights.rename)}
 
 
 def _plain_mixture(mixture: Mixture, index: Mapping[Ingredient, int]) -> dict[str, Any]:

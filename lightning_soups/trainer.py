@@ -30,6 +30,7 @@ from lightning_soups.score import Mode, validate_mode
 from lightning_soups.soup import Soup
 from lightning_soups.studies import Study, StudyResult
 from lightning_soups.studying import Choose, Measure, Measured, result_of, save
+from lightning_soups.weights import WeightNames
 
 _NAMED = 8  # ingredients in the line that says which were left out
 
@@ -48,6 +49,7 @@ class SoupTrainer(Trainer):
         where: str | None = None,
         recipe: Recipe = GreedySoup(),  # noqa: B008  recipes are immutable, and jsonargparse shows the default
         initialization: str | os.PathLike[str] | None = None,
+        weights: WeightNames | None = None,
         monitor: str | None = None,
         mode: Literal["min", "max"] | None = None,
         output: str | os.PathLike[str] | None = None,
@@ -76,6 +78,9 @@ class SoupTrainer(Trainer):
                 ``ModelStock``, or your own subclass of ``Recipe``.
             initialization: A checkpoint of the weights that all runs started from, which some recipes need. By default
                 the recorded one.
+            weights: Which tensors of the ingredients to mix (``include`` and ``exclude``, such as ``backbone.*``), and
+                what they are called in the module when that cannot be told (``rename``). What is left out keeps the
+                values that the module has.
             monitor: The logged metric to choose by. By default the one that the ingredients were recorded with.
             mode: ``max`` when a larger value is better, ``min`` when a smaller one is. By default as recorded, or as
                 the logged ``torchmetrics.Metric`` declares.
@@ -116,7 +121,7 @@ class SoupTrainer(Trainer):
         options = BatchNormOptions(batch_norm, batch_norm_batches, train_dataloaders)
         found = _select(Ingredients.load(ingredients, initialization), where)
         questions = replace(
-            _questions(found, monitor, mode, early_rejection),
+            _questions(found, monitor, mode, early_rejection, weights),
             batch_norm=options,
             adapters=validate_adapters(adapters),
         )
@@ -137,6 +142,7 @@ class SoupTrainer(Trainer):
         ingredients: list[str] | str | os.PathLike[str] | Ingredients,
         where: str | None = None,
         initialization: str | os.PathLike[str] | None = None,
+        weights: WeightNames | None = None,
         monitor: str | None = None,
         mode: Literal["min", "max"] | None = None,
         metric: str | None = None,
@@ -165,6 +171,7 @@ class SoupTrainer(Trainer):
                 ``runs/*/best.ckpt``, or a list of checkpoints.
             where: A condition on what was recorded, to use only the ingredients of which it is true, see ``cook``.
             initialization: A checkpoint of the weights that all runs started from. By default the recorded one.
+            weights: See ``cook``.
             monitor: The held-out metric to choose by. By default the one that the ingredients were recorded with.
             mode: ``max`` when a larger value is better, ``min`` when a smaller one is. By default as recorded, or as
                 the logged ``torchmetrics.Metric`` declares.
@@ -197,7 +204,7 @@ class SoupTrainer(Trainer):
         if not isinstance(study, Study):
             raise MisconfigurationException(f"`study` must be a Study such as Interpolation(), got {study!r}.")
         found = _select(Ingredients.load(ingredients, initialization), where)
-        questions = _questions(found, monitor, mode, early_rejection)
+        questions = _questions(found, monitor, mode, early_rejection, weights)
         default = found.directory / "studies" / file_name(study)
         stem = default if output is None else any_path(output, "output")
         check_writable(stem, "output")
@@ -264,7 +271,9 @@ def _select(found: Ingredients, where: str | None) -> Ingredients:
     return selected
 
 
-def _questions(found: Ingredients, monitor: str | None, mode: str | None, early_rejection: bool) -> HeldOutQuestions:
+def _questions(
+    found: Ingredients, monitor: str | None, mode: str | None, early_rejection: bool, weights: WeightNames | None
+) -> HeldOutQuestions:
     if not found:
         raise ValueError("There are no ingredients to cook with.")
     _warn_about_initializations(found)
@@ -273,6 +282,7 @@ def _questions(found: Ingredients, monitor: str | None, mode: str | None, early_
         monitor=monitor if monitor is not None else recorded_monitor(found),
         mode=_mode(mode),
         early_rejection=early_rejection,
+        selection=weights or WeightNames(),
     )
 
 

@@ -97,7 +97,8 @@ class LiveWeights:
         except RuntimeError as error:  # torch lists the keys and both shapes
             names = [str(ingredient.path) for ingredient in mixture]
             raise MisconfigurationException(
-                f"The ingredients {names} do not fit the {type(module).__name__} that was passed: {error}"
+                f"The ingredients {names} do not fit the {type(module).__name__} that was passed: {error}\nUse"
+                " `weights` to leave tensors out (exclude), to mix some only (include) or to rename them (rename)."
             ) from error
         if not self._tried:
             self._tried = True

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -20,6 +20,7 @@ from lightning_soups.ingredients import Ingredients
 from lightning_soups.mixing import Mixer
 from lightning_soups.paths import AnyPath
 from lightning_soups.score import Mode
+from lightning_soups.weights import WeightNames
 
 _T = TypeVar("_T")
 
@@ -35,6 +36,7 @@ class HeldOutQuestions:
         early_rejection: Whether candidates that provably cannot win are rejected early.
         adapters: How ingredients that are adapters are averaged.
         batch_norm: What to do about running statistics; None averages them.
+        selection: Which tensors of the ingredients are mixed, and what they are called.
     """
 
     ingredients: Ingredients
@@ -42,12 +44,21 @@ class HeldOutQuestions:
     mode: Mode | None
     early_rejection: bool
     adapters: AdapterAverage = "updates"
+    batch_norm: BatchNormOptions | None = None
+    selection: WeightNames = field(default_factory=WeightNames)
 
     def mixer(self, loop: KeptLoop) -> Mixer:
-        """What opens and mixes these ingredients; to be made before anything is written into the live module."""
-        return Mixer(adapted_module(loop.trainer, self.ingredients, self.adapters))
+        """What opens and mixes these ingredients; to be made before anything is written into the live module.
 
-    batch_norm: BatchNormOptions | None = None
+        Raises:
+            MisconfigurationException: Adapters cannot be used with this module, strategy or selection.
+        """
+        adapted = adapted_module(loop.trainer, self.ingredients, self.adapters)
+        if adapted is not None and self.selection != WeightNames():
+            raise MisconfigurationException(
+                f"Adapters are mixed as a whole, so `weights` cannot select or rename their tensors: {self.selection}."
+            )
+        return Mixer(adapted, self.selection, loop.trainer.lightning_module)
 
     @contextmanager
     def evaluator(
@@ -67,7 +78,13 @@ class HeldOutQuestions:
         pin = trainer.strategy.root_device.type == "cuda"
         progress = RecipeProgress(trainer, name, len(self.ingredients) - 1)
         paths = [str(ingredient.path) for ingredient in self.ingredients]
-        whole = {**identity, "ingredients": paths, "monitor": self.monitor}
+        whole = {
+            **identity,
+            "ingredients": paths,
+            "monitor": self.monitor,
+            "adapters": self.adapters,
+            "weights": asdict(self.selection),
+        }
         with progress, Staging(mixer, pin) as staging:
             loop.progress = progress
             yield ReplayEvaluator(
