@@ -103,7 +103,7 @@ def _scores(soup: Mapping[str, Any]) -> str:
     rows = [["this soup", _number(soup["score"])]]
     if (single := _best_single(soup)) is not None:
         how, value = single
-        rows += [[f"best single candidate, {how}", _number(value)], ["difference", f"{soup['score'] - value:+.6g}"]]
+        rows += [[f"best single candidate, {how}", _number(value)], ["difference", f"{soup['score'] - value:+.4g}"]]
     rows += [[f"{name}, of this soup", _number(value)] for name, value in soup["metrics"].items() if name != monitor]
     better = "higher is better" if mode == "max" else "lower is better"
     return (

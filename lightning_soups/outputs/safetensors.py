@@ -70,11 +70,6 @@ def write_tensors(state_dict: Mapping[str, Any], path: Path, about: Mapping[str,
     tensors = tensors_only(state_dict)
     tied = tied_names(tensors)
     separate = {name: tensor.contiguous() for name, tensor in tensors.items() if name not in tied}
-    storages: set[int] = set()
-    for name, tensor in separate.items():
-        if tensor.untyped_storage().data_ptr() in storages:
-            separate[name] = tensor.clone()  # it is a part of another one, or has one
-        storages.add(tensor.untyped_storage().data_ptr())
     metadata = {"format": "pt"}  # which Hugging Face's libraries ask for
     if about is not None:
         metadata[SOUP_KEY] = document.to_json(about, **{_TIED: tied})

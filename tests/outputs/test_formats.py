@@ -122,7 +122,7 @@ def test_safetensors_load_into_a_module_with_tied_weights(tmp_path: Path) -> Non
     assert_same_bits(module.state_dict(), mean(odd_states()))
 
 
-def test_strides_and_shared_pieces_of_memory_are_no_matter(tmp_path: Path) -> None:
+def test_strides_and_views_are_no_matter(tmp_path: Path) -> None:
     whole = torch.arange(12.0).reshape(3, 4)
     state = {"transposed": whole.T, "row": whole[1], "whole": whole, "again": whole}
     for output in ("soup.safetensors", "soup.pt"):
