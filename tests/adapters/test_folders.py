@@ -16,6 +16,7 @@ from tests.adapters.tiny import (
     Plain,
     PlainGPT2,
     Tokens,
+    Trained,
     Wrapped,
     WrappedGPT2,
     average_in_peft,
@@ -73,7 +74,7 @@ def cook(module: Plain, paths: list[Path], folder: Path, recipe: Recipe, **kwarg
     return trainer(SoupTrainer).cook(module, datamodule=Tokens(), output=folder / "soup.ckpt", **{**given, **kwargs})
 
 
-CASES = [("bert", Plain), ("bert", Wrapped), ("gpt2", PlainGPT2), ("gpt2", WrappedGPT2)]
+CASES = [("bert", Plain), ("bert", Trained), ("gpt2", PlainGPT2), ("gpt2", WrappedGPT2)]
 BASES: dict[str, Callable[[], nn.Module]] = {"bert": bert, "gpt2": gpt2}
 MIXED = [[1 / 3] * 3, [0.5, 0.5, 0.0], [0.7, -0.4, 0.7]]
 

@@ -145,6 +145,15 @@ class Wrapped(Plain):
         return get_peft_model(bert(), LoraConfig(task_type="SEQ_CLS", r=3, lora_alpha=6, target_modules=LINEAR))
 
 
+class Trained(Plain):
+    """Holds a PeftModel whose own adapter does something already, in other layers than the ingredients'."""
+
+    def make(self) -> nn.Module:
+        torch.manual_seed(1)
+        options = LoraConfig(task_type="SEQ_CLS", r=5, target_modules=["query", "key"], init_lora_weights=False)
+        return get_peft_model(bert(), options)
+
+
 class WrappedGPT2(Plain):
     def make(self) -> nn.Module:
         return get_peft_model(gpt2(), LoraConfig(task_type="SEQ_CLS", r=2, target_modules=CONV1D, fan_in_fan_out=True))
