@@ -3,6 +3,7 @@
 import inspect
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
@@ -12,7 +13,7 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from lightning_soups.callback import SoupCallback
-from lightning_soups.command_line.first_ingredient import PARTS, FirstIngredient
+from lightning_soups.command_line.first_ingredient import PARTS, FirstIngredient, accepted_arguments
 from lightning_soups.command_line.ls import HELP as LS_HELP
 from lightning_soups.command_line.ls import add_ls_arguments, run_ls
 from lightning_soups.command_line.peek import peek
@@ -105,6 +106,23 @@ class SoupCLI(LightningCLI):
             if isinstance(callback, SoupCallback):
                 callback.more_hyperparameters = parameters
         cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+
+    def _parse_ckpt_path(self) -> None:
+        """Complete Lightning's hook: it needs the class in the checkpoint, where only LightningCLI saves it.
+
+        Scripts save hyperparameters without it. Then they are arguments of the class that was given.
+        """
+        config = self.config.get(self.config.get("subcommand") or "", {})
+        path, model = config.get("ckpt_path"), config.get("model")
+        if not self.subclass_mode_model or not path or not Path(path).is_file() or not model:
+            super()._parse_ckpt_path()
+            return
+        arguments = accepted_arguments(Path(path), model.class_path)
+        if arguments is None:
+            super()._parse_ckpt_path()
+        elif arguments:
+            chosen = {"class_path": model.class_path, "init_args": arguments}
+            self.config = self.parser.parse_object({self.config.subcommand: {"model": chosen}}, self.config)
 
     def _set_seed(self) -> None:
         """What needs no trainer draws nothing and has no seed."""

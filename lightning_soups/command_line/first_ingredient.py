@@ -7,6 +7,7 @@ key by key.
 
 import importlib
 import inspect
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -113,6 +114,23 @@ class FirstIngredient:
             f"The first ingredient, {str(self.path)!r}, does not say of which class it is a checkpoint (LightningCLI"
             f" saves it when it is given as --model). Pass --model my_module.MyModel; {held if arguments else none}."
         )
+
+
+def accepted_arguments(path: Path, class_path: str) -> dict[str, Any] | None:
+    """The hyperparameters in a checkpoint that a class takes as arguments.
+
+    Args:
+        path: The checkpoint.
+        class_path: The model's class.
+
+    Returns:
+        Names and values; None when the checkpoint says of which class it is.
+    """
+    arguments = dict(open_checkpoint(path).content.get(LightningModule.CHECKPOINT_HYPER_PARAMS_KEY) or {})
+    if "_class_path" in arguments:
+        return None
+    accepted = _arguments_of(_import(class_path))
+    return {name: value for name, value in arguments.items() if name in accepted}
 
 
 def _set_default(parser: ArgumentParser, key: str, value: Any) -> bool:
