@@ -160,7 +160,7 @@ def test_wandb(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(f"WANDB_{folder}_DIR", str(tmp_path))
     run("WandbLogger", *COOK)
     WandbDisplay(WandbLogger()).table("mixed", TABLE)  # of the same run; columns of several types would be refused
-    wandb.finish()
+    wandb.teardown()  # finishes the run and waits until its file is written, which `finish` does not
     soup = Soup.load("soup.ckpt")
     (folder,) = Path("logs/wandb").glob("offline-run-*")
     (log,) = folder.glob("*.wandb")
