@@ -66,7 +66,7 @@ def test_a_soup_from_last_months_checkpoints_without_the_training_config(project
     assert [line.split()[1] for line in listed.splitlines()[3:]] == ["lr-0.02", "lr-0.03", "lr-0.04"]
     script(project, "lightning-soup", "cook", "--ingredients", source, *QUIETLY)
     printed = capsys.readouterr().out
-    assert "The model and the data built as for 'runs/lr-0.02/checkpoints/best.ckpt'" in printed
+    assert "The model and the data are built as for 'runs/lr-0.02/checkpoints/best.ckpt'" in printed
     soup = Soup.load(project / "runs" / "soups" / "greedy.ckpt")
     assert len(soup.candidates) == 3
     assert max(row.score.value for row in soup.trace) == soup.score.value
