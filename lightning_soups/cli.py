@@ -218,7 +218,7 @@ class SoupCLI(LightningCLI):
                     taken.append(key)
         except (ValueError, FileNotFoundError, MisconfigurationException) as error:
             own.error(str(error))
-        what = " and ".join(f"the {key}" for key in taken).capitalize()
+        what = " and ".join(f"the {key}" for key in taken).capitalize() + (" is" if len(taken) == 1 else " are")
         return f"{what} built as for {str(first.path)!r}, where nothing else is given." if taken else None
 
     def _run_with_ingredients(self, subcommand: str) -> None:

@@ -66,7 +66,7 @@ def test_a_soup_from_last_months_checkpoints_without_the_training_config(project
     assert [line.split()[1] for line in listed.splitlines()[3:]] == ["lr-0.02", "lr-0.03", "lr-0.04"]
     script(project, "lightning-soup", "cook", "--ingredients", source, *QUIETLY)
     printed = capsys.readouterr().out
-    assert "The model and the data built as for 'runs/lr-0.02/checkpoints/best.ckpt'" in printed
+    assert "The model and the data are built as for 'runs/lr-0.02/checkpoints/best.ckpt'" in printed
     soup = Soup.load(project / "runs" / "soups" / "greedy.ckpt")
     assert len(soup.candidates) == 3
     assert max(row.score.value for row in soup.trace) == soup.score.value
@@ -223,8 +223,16 @@ def test_an_unknown_class_says_what_to_pass(trained: Path, capsys) -> None:
     )
 
 
+@pytest.mark.parametrize(("arguments", "classes"), [([MODEL, DATA], ()), ([], (Classifier, Blobs))])
+def test_what_was_saved_besides_arguments_is_left_out(
+    trained: Path, tmp_path: Path, arguments: list[str], classes: tuple
+) -> None:
+    run = edited(trained / "own", tmp_path / "run", note="no argument")
+    assert built(cook(run, *arguments, classes=classes)) == (Classifier, 0.3, 5, 40)
+
+
 class Dictionary(LightningModule):
-    """Takes its hyperparameters as one dictionary, and saves some that are no arguments."""
+    """Takes its hyperparameters as one dictionary."""
 
     def __init__(self, settings: dict) -> None:
         super().__init__()
@@ -244,7 +252,7 @@ class Dictionary(LightningModule):
 def test_without_any_cli(tmp_path: Path) -> None:
     best = ModelCheckpoint(tmp_path, "best", monitor="val_loss", mode="min")
     loaders = [torch.utils.data.DataLoader(blobs(20, seed=seed), 10) for seed in (1, 2)]
-    trainer(callbacks=[best], enable_checkpointing=True).fit(Dictionary({"outputs": 2, "note": "x"}), *loaders)
+    trainer(callbacks=[best], enable_checkpointing=True).fit(Dictionary({"outputs": 2}), *loaders)
     cli = cook(tmp_path, "--model=tests.test_existing_projects.Dictionary", DATA)
     assert cli.model.hparams.outputs == 2
     model = Dictionary.load_from_checkpoint(tmp_path / "best.ckpt")
