@@ -6,6 +6,7 @@ Pretrains one network on real digits, fine-tunes it several times with learning 
 and a greedy soup of them with each setting of ``batch_norm``. Scores are held-out accuracies in percent. Prints JSON.
 """
 
+import itertools
 import json
 import tempfile
 import warnings
@@ -47,7 +48,7 @@ class ConvNet(LightningModule):
         channels = (1, *[width] * 4, *[2 * width] * 4)
         layers = [
             part
-            for inputs, outputs in zip(channels, channels[1:], strict=False)
+            for inputs, outputs in itertools.pairwise(channels)
             for part in (nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
         ]
         self.network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * width, 10))
