@@ -101,6 +101,7 @@ class Soup:
         with replacing(path) as temporary:
             torch.save(checkpoint, temporary)
         self.path = path
+        self._statistics.clear()  # they are in the file, and tensors do not outlive a spawned process
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Soup":

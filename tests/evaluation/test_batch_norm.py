@@ -552,7 +552,7 @@ class Shuffled(LightningDataModule):
         return loader(97, 1, shuffle=True, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:
-        return loader(131, 2)
+        return loader(151, 2)
 
 
 @pytest.mark.filterwarnings("ignore")
