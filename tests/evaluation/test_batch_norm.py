@@ -25,6 +25,11 @@ from tests.helpers import CLASSES, FEATURES, Classifier, assert_same_scores, blo
 TWO = {"devices": 2, "strategy": "ddp_spawn"}
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
 class DigitsNet(LightningModule):
     """Eight convolutions with BatchNorm."""
 
