@@ -88,7 +88,7 @@ def fine_tune(directory: Path, lr: float, ingredients: int, epochs: int, seed: i
 
 
 def main(
-    lr: float = 1e-2, ingredients: int = 6, epochs: int = 8, seed: int = 0, batches: int = 50, output: str | None = None
+    lr: float = 2e-2, ingredients: int = 6, epochs: int = 8, seed: int = 0, batches: int = 50, output: str | None = None
 ) -> None:
     """Fine-tune and cook.
 
@@ -101,7 +101,7 @@ def main(
         output: Where to write the JSON as well.
     """
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    report: dict[str, Any] = {"lr": lr, "ingredients": ingredients, "epochs": epochs, "seed": seed}
+    report: dict[str, Any] = {"lr": lr, "ingredients": ingredients, "epochs": epochs, "seed": seed, "soups": {}}
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
         fine_tune(directory, lr, ingredients, epochs, seed)
@@ -116,7 +116,7 @@ def main(
                     batch_norm_batches=batches,
                     output=directory / "cooked" / f"{name}-{setting}.ckpt",
                 )
-                report[f"{name}, {setting}"] = described(soup)
+                report["soups"][f"{name}, {setting}"] = described(soup)
     singles = sorted(row.score.value for row in soup.trace if len(row.mixture) == 1)
     report = {**report, "best_single": percent(singles[-1]), "worst_single": percent(singles[0])}
     text = json.dumps(report, indent=2)

@@ -33,6 +33,7 @@ def cook(
         ingredients=[str(path) for path in workload.recorded(directory)[:ingredients]],
         output=directory / "scaling.ckpt",
         early_rejection=early_rejection,
+        batch_norm="average",
     )
     # the first one decodes the images, which would hide what the others cost
     first, *later = [row for row in soup.trace if not row.cached]

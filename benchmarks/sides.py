@@ -67,6 +67,7 @@ def ours(workload: Workload, directory: Path, early_rejection: bool) -> dict[str
         ingredients=directory / "soup",
         output=directory / "ours.ckpt",
         early_rejection=early_rejection,
+        batch_norm="average",  # as the published procedure does
     )
     seconds = time.perf_counter() - started
     evaluated = [row for row in soup.trace if not row.cached]

@@ -119,6 +119,7 @@ class Soup:
         checkpoint = {**self._weights(mixer), SOUP_KEY: self._provenance()}
         outputs.write(checkpoint, path, module, submodule, source=self.path)
         self.path = any_path(path, "path")
+        self._statistics.clear()  # they are in the file, and tensors do not outlive a spawned process
 
     def save_adapter(self, folder: str | os.PathLike[str]) -> None:
         """Write a soup of LoRA adapters as one adapter, which does what the soup does.

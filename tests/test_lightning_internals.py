@@ -43,9 +43,12 @@ def test_the_evaluation_loop() -> None:
     assert parameters(_EvaluationLoop._evaluation_step)[1] == "batch"
     source = inspect.getsource(_EvaluationLoop)
     names = ("_combined_loader", "_max_batches", "_data_source", "_store_dataloader_outputs", "_on_evaluation_end")
-    names += ("_on_evaluation_epoch_end", "_on_evaluation_model_train", "setup_data", "reset", "on_run_end")
+    names += ("_on_evaluation_epoch_end", "_on_evaluation_model_train", "_on_evaluation_model_eval", "setup_data")
+    names += ("reset", "on_run_end")
     for name in names:
         assert f"self.{name}" in source
+    run = inspect.getsource(_EvaluationLoop.on_run_start)
+    assert run.index("_on_evaluation_model_eval()") < run.index("_on_evaluation_epoch_start()")
     assert "data_fetcher.setup(combined_loader)" in inspect.getsource(_EvaluationLoop.reset)
     assert "except StopIteration:" in source
     assert "epoch_end_reached()" in inspect.getsource(_EvaluationLoop.on_run_end)
@@ -60,6 +63,8 @@ def test_the_dataloader_source() -> None:
     assert parameters(data_connector._DataLoaderSource) == ["instance", "name"]
     assert parameters(_update_dataloader) == ["dataloader", "sampler", "mode"]
     assert hasattr(data_connector._DataConnector, "_requires_distributed_sampler")
+    for attach in (data_connector._DataConnector.attach_dataloaders, data_connector._DataConnector.attach_datamodule):
+        assert "trainer.fit_loop._data_source.instance = " in inspect.getsource(attach)  # whatever the trainer runs
     assert isinstance(Trainer(logger=False)._accelerator_connector.use_distributed_sampler, bool)
     assert issubclass(
         distributed.UnrepeatedDistributedSampler, torch.utils.data.DistributedSampler

@@ -25,6 +25,11 @@ from tests.helpers import CLASSES, FEATURES, Classifier, assert_same_scores, blo
 TWO = {"devices": 2, "strategy": "ddp_spawn"}
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
 class DigitsNet(LightningModule):
     """Eight convolutions with BatchNorm."""
 
@@ -552,7 +557,7 @@ class Shuffled(LightningDataModule):
         return loader(97, 1, shuffle=True, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:
-        return loader(131, 2)
+        return loader(151, 2)
 
 
 @pytest.mark.filterwarnings("ignore")

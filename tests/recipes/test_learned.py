@@ -151,6 +151,7 @@ def test_it_ends_where_a_plain_loop_ends(recorded: tuple[type, Path], by_layer: 
         seen["validation"] = [row for _, row in learner._validation]
 
     exact = {"datamodule": Blobs(), "ingredients": directory, "output": directory / "learned.ckpt"}
+    exact |= {"batch_norm": "average"}
     trainer(SoupTrainer, precision="64-true").cook(make(), recipe=Asking(ask, share=share), **exact)
     recipe = LearnedSoup(
         by_layer=by_layer, softmax=softmax, steps=steps, batch_size=1000, validation_share=share, seed=3
