@@ -17,7 +17,7 @@ from lightning.pytorch.cli import ArgsType
 
 _FIRST = "LIGHTNING_SOUPS_SWEEP_FIRST"  # set for workers: how many trials there were when their sweep was started
 _ONE_DEVICE = ("auto", -1, "-1", 1, "1", [0], "0,")
-_GRACE = 20  # seconds that workers get to note that they were interrupted
+_GRACE = 20  # seconds that workers get to end a batch and to hand their trial back
 
 
 def first_of_parent() -> int | None:
@@ -139,7 +139,7 @@ def _read_to_the_end(readers: Sequence[Thread]) -> None:
 def _stop(workers: "Sequence[subprocess.Popen[bytes]]") -> None:
     for worker in workers:
         if worker.poll() is None:
-            worker.send_signal(signal.SIGINT)
+            worker.terminate()  # an interrupt would be ignored where the shell started this process in the background
     for worker in workers:
         try:
             worker.wait(timeout=_GRACE)

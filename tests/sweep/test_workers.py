@@ -10,6 +10,7 @@ import optuna
 import pytest
 import torch
 import yaml
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_soups import Ingredients, SoupCLI
@@ -86,10 +87,10 @@ def test_a_worker_that_is_killed_is_reported_and_its_trial_tried_again(
 def test_lines_are_merged_and_an_interrupt_ends_all_workers() -> None:
     """The parent gets SIGTERM, as from a scheduler, once both workers have said something."""
     work = (
-        "import os, signal, sys, time\n"
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit('interrupted'))\n"
         "print('10%\\r100% done', flush=True)\n"
-        "try: time.sleep(120)\n"
-        "except KeyboardInterrupt: print('interrupted', flush=True)\n"
+        "time.sleep(120)\n"
     )
     heard: list[str] = []
 
@@ -149,3 +150,21 @@ def test_workers_that_cannot_be_started_are_refused(
     with pytest.raises(SystemExit, match="2"):
         SoupCLI(Classifier, args=["sweep", "--config", str(config), *options])
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter", "ignore:The `srun` command is available")
+def test_the_tasks_of_a_slurm_array_are_workers_of_one_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the variables that ``sbatch`` sets, which Lightning looks at."""
+    ordinary = {"JOB_NAME": "soup", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0", "NNODES": "1"}
+    options = {"trials": 1, "monitor": "val_acc", "dirpath": str(tmp_path), "storage": str(tmp_path / "s.journal")}
+    config = {"space": {"model.lr": {"uniform": [0.1, 0.5]}}, **options, "seed_everything": 0}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(config))
+    quiet = [f"--trainer.{name}={str(value).lower()}" for name, value in QUIET.items()]
+    arguments = ["sweep", "--config", str(tmp_path / "sweep.yaml"), "--trainer.accelerator=cpu", *quiet]
+    for task in (0, 1):
+        array = {"JOB_ID": str(100 + task), "ARRAY_JOB_ID": "100", "ARRAY_TASK_ID": str(task), "ARRAY_TASK_COUNT": "2"}
+        for name, value in {**ordinary, **array}.items():
+            monkeypatch.setenv(f"SLURM_{name}", value)
+        assert SLURMEnvironment.detect()
+        SoupCLI(Classifier, Blobs, args=[*arguments, "--trainer.max_epochs=1", f"--trials={task + 1}"])
+    assert [ingredient.run for ingredient in Ingredients.load(tmp_path)] == ["trial-000", "trial-001"]
