@@ -112,7 +112,7 @@ def main(
                     datamodule=Digits(task="pretrain", seed=seed),
                     ingredients=directory,
                     recipe=recipe,
-                    batch_norm=setting,  # type: ignore[arg-type]
+                    batch_norm=setting,
                     batch_norm_batches=batches,
                     output=directory / "cooked" / f"{name}-{setting}.ckpt",
                 )

@@ -120,3 +120,13 @@ def test_the_papers_findings_are_counted_over_seeds(tmp_path: Path, monkeypatch:
     low, high = findings["greedy soup - best single, ID"]["interval"]
     assert (low + high) / 2 == pytest.approx((one + other) / 2)
     assert (high - low) / 2 == pytest.approx(12.706 * abs(one - other) / 2, rel=1e-3)  # Student's t, one degree
+
+
+def test_batch_norm_at_its_smallest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    path = tmp_path / "batch_norm.json"
+    importlib.import_module("batch_norm").main(ingredients=2, epochs=1, batches=2, output=str(path))
+    soups = json.loads(path.read_text())["soups"]
+    assert len(soups) == 6
+    assert soups["uniform, average"]["statistics"] is None
+    assert soups["uniform, recalculate"]["score"] >= soups["uniform, average"]["score"]

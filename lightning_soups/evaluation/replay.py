@@ -152,7 +152,7 @@ class ReplayEvaluator(Evaluator):
     def learner(self, loss: str, batch_size: int, validation_share: float, seed: int) -> Learner:
         """See :meth:`Evaluator.learner`."""
         if self._loop.samples_in_pass == 0:
-            self._passes.answer(partial(self._write, Mixture.uniform(self._ingredients)), None)
+            self._passes.answer(partial(self._prepare, Mixture.uniform(self._ingredients)), None)
         recorded = self._mixer.state_dict(self._ingredients[0])
         split = (batch_size, validation_share, seed)
         return ReplayLearner(self._loop, self._mixer, recorded.keys(), self._write, loss, *split)
