@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lightning_soups.ingredients import INITIALIZATION, Ingredient
 from lightning_soups.mixture import Mixture
@@ -46,7 +47,8 @@ def make_console() -> Console:
 def plain_table(title: str) -> Table:
     """An empty table with few lines, so that many columns fit into 80 characters."""
     justified: dict[str, Any] = {"title_justify": "left", "caption_justify": "left"}
-    return Table(title=title, title_style="bold", box=SIMPLE_HEAD, padding=0, show_edge=False, **justified)
+    line = Text(title, style="bold", no_wrap=True, overflow="ignore")  # a title may be longer than the table is wide
+    return Table(title=line if title else None, box=SIMPLE_HEAD, padding=0, show_edge=False, **justified)
 
 
 def ingredients_table(
