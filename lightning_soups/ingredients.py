@@ -1,24 +1,20 @@
 """Ingredients: recorded checkpoints and how to find them."""
 
-import glob
 import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, overload
 
-from fsspec.core import url_to_fs
-from fsspec.implementations.local import LocalFileSystem
-from lightning_utilities.core.rank_zero import rank_zero_warn
 from upath import UPath
 
-from lightning_soups import outputs, records
+from lightning_soups import records
+from lightning_soups.finding import find
 from lightning_soups.local_copies import local_copy
 from lightning_soups.model_checkpoint import kept_for
-from lightning_soups.opening import is_adapter, is_folder, open_checkpoint
-from lightning_soups.paths import AnyPath, any_path, common_folder, fresh, in_order
+from lightning_soups.opening import is_adapter, open_checkpoint
+from lightning_soups.paths import AnyPath, any_path, common_folder
 from lightning_soups.score import Mode, Score
 from lightning_soups.weights.adapter_folders import read_adapter_config
 from lightning_soups.where import Condition
@@ -171,7 +167,7 @@ class Ingredients(Sequence[Ingredient]):
         if isinstance(source, Ingredients):
             return source if initialization is None else cls(source, source.directory, initialization)
         if isinstance(source, (str, os.PathLike, UPath)):
-            directory, paths = _find(str(source))
+            directory, paths = find(str(source))
         else:
             paths = [any_path(path, "ingredients") for path in source]
             if not paths:
@@ -245,52 +241,3 @@ class Ingredients(Sequence[Ingredient]):
 
     def __repr__(self) -> str:
         return f"Ingredients({len(self)} from {str(self.directory)!r})"
-
-
-def _find(source: str) -> tuple[AnyPath, list[AnyPath]]:
-    is_glob = any(char in source for char in "*?[")
-    fixed = source if not is_glob else source[: min(source.index(char) for char in "*?[" if char in source)]
-    path = any_path(source, "ingredients")
-    if not is_glob or path.exists():  # a name may hold brackets
-        if fresh(path).is_dir():
-            found = records.find_records(path)
-            if not found and is_folder(path):
-                return path.parent, [path]
-            if not found:
-                raise ValueError(
-                    f"The folder {source!r} holds no ingredients ({records.PATTERN}). Give the `dirpath` of a"
-                    " SoupCallback, or a glob of checkpoints such as 'runs/*/best.ckpt'."
-                )
-            return path, found
-        if path.is_file():
-            return path.parent, [path]
-    matches = _different(_matches(source)) if is_glob else []
-    if not matches:
-        raise ValueError(f"No ingredients: {source!r} is neither a folder, a file nor a glob that matches anything.")
-    return any_path(fixed + "x", "ingredients").parent, matches
-
-
-def _matches(pattern: str) -> list[AnyPath]:
-    found: list[AnyPath]
-    fs, path = url_to_fs(pattern)
-    if isinstance(fs, LocalFileSystem):
-        found = [Path(match) for match in glob.glob(pattern, recursive=True)]
-    else:
-        fs.invalidate_cache()
-        found = [any_path(fs.unstrip_protocol(match), "ingredients") for match in fs.glob(path)]
-    return in_order(match for match in found if match.is_file() or is_folder(match))
-
-
-def _different(paths: list[AnyPath]) -> list[AnyPath]:
-    """Leave out what a glob catches besides ingredients: records, parts of folders, initializations and soups."""
-    with_checkpoints = {path.with_suffix(records.SUFFIX) for path in paths if not records.is_record(path)}
-    folders = {path for path in paths if path.is_dir()}
-    kept = []
-    for path in paths:
-        if (records.is_record(path) and path in with_checkpoints) or not folders.isdisjoint(path.parents):
-            continue
-        if path.parent.name == records.INITIALIZATIONS or outputs.is_soup(path):
-            rank_zero_warn(f"Left out of the glob's matches: {str(path)!r} is an initialization or a soup.")
-            continue
-        kept.append(path)
-    return kept
