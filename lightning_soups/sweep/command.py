@@ -48,7 +48,8 @@ class SweepOptions:
             file that ends in ``.journal`` or ``.log`` on a shared disk, or a database URL of SQLAlchemy's such as
             ``postgresql://user@host/sweeps``. By default the SQLite file ``sweep.db`` in ``dirpath``, which is for
             workers on one machine.
-        study_name: Which sweep of the ``storage``, which can hold several. By default ``dirpath`` as it is written.
+        study_name: Which sweep of the ``storage``, which can hold several. By default ``dirpath`` as it is written, and
+            ``sweep`` in ``sweep.db``.
         workers: How many trials run on this machine at a time, each in a process of its own and, if there are GPUs,
             with one of its own.
     """

@@ -15,6 +15,7 @@ from lightning_soups.score import Score
 from lightning_soups.sweep import lease
 from lightning_soups.sweep.storage import open_storage, show_storage
 from lightning_soups.sweep.sweep import Sweep
+from lightning_soups.sweep.taking_up import GIVEN
 from lightning_soups.sweep.trial import Trial
 
 SPACE = {"x": {"uniform": [0, 1]}, "n": {"integer": [1, 3]}}
@@ -75,6 +76,19 @@ def test_workers_run_each_point_of_a_grid_once(tmp_path: Path, storage: str | No
     ran = start(3, lambda: sweep(tmp_path, storage, None, "grid", GRID).run(score, lambda trial: None))
     points = [tuple(trial.parameters.values()) for own in ran for trial in own]
     assert sorted(points) == [(x, n) for x in (0.1, 0.2, 0.3) for n in (1, 2)]
+
+
+def test_of_two_workers_that_note_the_same_point_the_later_one_takes_another(tmp_path: Path) -> None:
+    """Neither had seen the other's note when it chose."""
+    own = sweep(tmp_path, str(tmp_path / "sweep.journal"), None, "grid", GRID)
+    point = {"x": 0.1, "n": 1}
+    earlier, later = own._study.ask(), own._study.ask()
+    for asked in (later, earlier):
+        asked.set_user_attr(GIVEN, point)
+    assert own._take_point(earlier)
+    assert earlier.user_attrs[GIVEN] != point
+    assert own._take_point(later)
+    assert later.user_attrs[GIVEN] == point
 
 
 def test_when_everything_fails_workers_that_start_together_stop(tmp_path: Path) -> None:
@@ -190,7 +204,8 @@ def test_a_process_with_the_number_of_a_dead_one_is_not_taken_for_it(tmp_path: P
         assert lease.is_lost(trial)
         return Score(1.0, "max")
 
-    own.run(fit, lambda trial: None)
+    (done,) = own.run(fit, lambda trial: None)
+    assert done.error is None
 
 
 def test_trials_that_were_killed_before_there_were_leases_are_taken_up(tmp_path: Path, monkeypatch) -> None:
