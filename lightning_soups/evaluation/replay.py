@@ -20,6 +20,7 @@ from lightning_soups.evaluation.kept_loop import KeptLoop
 from lightning_soups.evaluation.learner import Learner
 from lightning_soups.evaluation.live_weights import LiveWeights
 from lightning_soups.evaluation.module_state import UnsavedState
+from lightning_soups.evaluation.monitor import Monitor
 from lightning_soups.evaluation.progress import RecipeProgress
 from lightning_soups.evaluation.recipe_state import RecipeState
 from lightning_soups.evaluation.recorded import agree, best_recorded_first, exact_scores
@@ -77,8 +78,7 @@ class ReplayEvaluator(Evaluator):
         self._ingredients = ingredients
         self._loop = loop
         self._progress = progress
-        self._monitor = monitor
-        self._mode = mode
+        self._monitor = Monitor(monitor, mode, loop.trainer.strategy)
         self._staging = staging
         self._mixer = mixer
         self._state = state
@@ -99,7 +99,7 @@ class ReplayEvaluator(Evaluator):
     @property
     def mode(self) -> Mode | None:
         """The direction of the monitored metric; None while it is not known."""
-        return self._mode
+        return self._monitor.mode
 
     def score(self, mixture: Mixture, beat: Score | None = None, label: str = "") -> Score:
         """See :meth:`Evaluator.score`."""
@@ -120,7 +120,11 @@ class ReplayEvaluator(Evaluator):
         Recorded scores are used when all ingredients have one of this monitor that is over the whole held-out data,
         and evaluating the best of them gives every metric that was recorded with it; else all are evaluated.
         """
-        ranked = self._by_records(ingredients) if as_recorded else self._rank_as_recorded(ingredients)
+        ranked = (
+            best_recorded_first(ingredients, self._monitor.name, self._monitor.known_mode())
+            if as_recorded
+            else self._rank_as_recorded(ingredients)
+        )
         if ranked is None:
             scores = {ingredient: self.score(Mixture.uniform([ingredient])) for ingredient in ingredients}
             ranked = sorted(ingredients, key=scores.__getitem__, reverse=True)
@@ -183,7 +187,8 @@ class ReplayEvaluator(Evaluator):
             answer = self._better_statistics(self._statistics, mixture, answer)
         if math.isnan(answer.score.value):
             raise MisconfigurationException(
-                f"The chosen mixture of {len(mixture)} ingredients scores NaN by {self._monitor!r}: nothing is saved."
+                f"The chosen mixture of {len(mixture)} ingredients scores NaN by {self._monitor.name!r}: nothing is"
+                " saved."
             )
         return answer
 
@@ -218,15 +223,8 @@ class ReplayEvaluator(Evaluator):
         below = self._below.get(mixture)
         return below if below is not None and beat is not None and not below >= beat else None
 
-    def _by_records(self, ingredients: Ingredients) -> list[Ingredient]:
-        if self._mode is None:
-            raise MisconfigurationException(
-                f"Whether a larger {self._monitor!r} is better is not recorded. Pass mode='max' or mode='min'."
-            )
-        return best_recorded_first(ingredients, self._monitor, self._mode)
-
     def _rank_as_recorded(self, ingredients: Ingredients) -> list[Ingredient] | None:
-        recorded = exact_scores(ingredients, self._monitor, self._mode)
+        recorded = exact_scores(ingredients, self._monitor.name, self._monitor.mode)
         if recorded is None:
             return None
         ranked = sorted(ingredients, key=recorded.__getitem__, reverse=True)
@@ -252,7 +250,7 @@ class ReplayEvaluator(Evaluator):
             return result
         if not self._answers:
             self._look_for_changes()
-        score = Score(self._value(result), self._mode_of(result))
+        score = self._monitor.score(result)
         self._answers[mixture] = score, _values(result)
         if self._incumbent is None or score >= (beat or self._incumbent):
             self._incumbent = score
@@ -264,7 +262,7 @@ class ReplayEvaluator(Evaluator):
         meter = Meter(self._loop)
         self._prepare(mixture, recalculate=not statistics.every)
         logged = self._loop.one_pass()
-        other = Answer(Score(self._value(logged), self._mode_of(logged)), _values(logged))
+        other = Answer(self._monitor.score(logged), _values(logged))
         recalculated, averaged = (known, other) if statistics.every else (other, known)
         better = recalculated.score >= averaged.score
         for answer, kind, kept in ((averaged, "averaged", not better), (recalculated, "recalculated", better)):
@@ -287,25 +285,6 @@ class ReplayEvaluator(Evaluator):
         self._weights.write(mixture)
         if following := self._following.get(mixture.members[-1]):
             self._staging.stage(following)
-
-    def _value(self, logged: dict[str, Logged]) -> float:
-        if self._monitor not in logged:
-            raise MisconfigurationException(
-                f"`monitor={self._monitor!r}` was not logged in validation. Logged once per epoch were:"
-                f" {sorted(logged)}. Choose one of them, or log it in validation_step."
-            )
-        # a metric may be told not to gather; ranks that decided differently would wait for each other forever
-        value: float = self._loop.trainer.strategy.broadcast(logged[self._monitor].value)
-        return value
-
-    def _mode_of(self, logged: dict[str, Logged]) -> Mode:
-        self._mode = self._mode or logged[self._monitor].mode
-        if self._mode is None:
-            raise MisconfigurationException(
-                f"Whether a larger {self._monitor!r} is better is not known: it was logged as a plain number. Pass"
-                " mode='max' or mode='min', or log a torchmetrics.Metric."
-            )
-        return self._mode
 
     def _look_for_changes(self) -> None:
         """After the first pass: would another one see other data?"""
