@@ -5,6 +5,7 @@ from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lightning_soups.weights import WeightNames, fit
 from lightning_soups.weights.tied import tied_names
@@ -68,8 +69,8 @@ class Fitting:
         """
         if self._module is None:
             return mixed
-        own = self._module.state_dict()
-        tied = tied_names({name: value for name, value in own.items() if isinstance(value, Tensor)})
+        own = {name: value for name, value in self._module.state_dict().items() if not is_lazy(value)}
+        tied = tied_names(own)
         first = {tied.get(name, name): name for name in mixed}
         result = dict(mixed)
         for name, value in own.items():

@@ -13,7 +13,7 @@ from lightning_soups import records
 from lightning_soups.finding import find
 from lightning_soups.local_copies import local_copy
 from lightning_soups.model_checkpoint import kept_for
-from lightning_soups.opening import is_adapter, open_checkpoint
+from lightning_soups.opening import is_adapter, is_folder, open_checkpoint
 from lightning_soups.paths import AnyPath, any_path, common_folder
 from lightning_soups.score import Mode, Score
 from lightning_soups.weights.adapter_folders import read_adapter_config
@@ -162,8 +162,10 @@ class Ingredients(Sequence[Ingredient]):
             ValueError: Nothing was found, or something found is neither a record nor a checkpoint.
             FileNotFoundError: A listed path, or ``initialization``, does not exist.
         """
-        if initialization is not None and not any_path(initialization, "initialization").exists():
-            raise FileNotFoundError(f"There is no initialization at {str(initialization)!r}.")
+        if initialization is not None:
+            given = any_path(initialization, "initialization")
+            if not (given.is_file() or is_folder(given)):
+                raise FileNotFoundError(f"There is no initialization at {str(initialization)!r}.")
         if isinstance(source, Ingredients):
             return source if initialization is None else cls(source, source.directory, initialization)
         if isinstance(source, (str, os.PathLike, UPath)):

@@ -112,7 +112,7 @@ def test_memory_is_that_of_the_largest_tensor(tmp_path: Path) -> None:
     Path("/proc/self/clear_refs").write_text("5")  # forgets the highest value so far
     before = resident("VmRSS")
     consolidate(folder, tmp_path / "out.safetensors")
-    assert 6_000_000 < resident("VmHWM") - before < 1.5 * 12_000_000
+    assert 6_000_000 < resident("VmHWM") - before < 3 * 12_000_000  # of 96
     assert_same(load_file(tmp_path / "out.safetensors"), tensors)
 
 
