@@ -50,16 +50,24 @@ def _matches(pattern: str) -> list[AnyPath]:
     found: list[AnyPath]
     fs, path = url_to_fs(pattern)
     if isinstance(fs, LocalFileSystem):
-        found = [Path(match) for match in glob.glob(pattern, recursive=True)]
+        local = path if "://" in pattern else pattern
+        found = [Path(match) for match in glob.glob(local, recursive=True)]
     else:
         fs.invalidate_cache()
-        found = [any_path(fs.unstrip_protocol(match), "ingredients") for match in fs.glob(path)]
+        matches = [match for match in fs.glob(path) if not _is_hidden(match, path)]
+        found = [any_path(fs.unstrip_protocol(match), "ingredients") for match in matches]
     return in_order(match for match in found if match.is_file() or is_folder(match))
+
+
+def _is_hidden(path: str, pattern: str) -> bool:
+    """Whether a name begins with a dot that the pattern does not have, as glob on disks sees it."""
+    return any(part.startswith(".") and part not in pattern.split("/") for part in path.split("/"))
 
 
 def _different(paths: list[AnyPath]) -> list[AnyPath]:
     """Leave out what a glob catches besides ingredients: records, parts of folders, initializations and soups."""
     with_checkpoints = {path.with_suffix(records.SUFFIX) for path in paths if not records.is_record(path)}
+    paths = [path for path in paths if not records.is_record(path) or records.recorded_file(path) is not None]
     folders = {path for path in paths if path.is_dir()}
     kept = []
     for path in paths:

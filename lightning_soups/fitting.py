@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -25,6 +26,7 @@ class Fitting:
         self._selection = selection
         self._module = module
         self._wanted: list[str] = [] if module is None else list(module.state_dict())
+        self._first = {} if module is None else tied_names(_initialized(module))
         self._found: dict[str, None] = {}
         self._rules: set[str] = set()
 
@@ -48,7 +50,7 @@ class Fitting:
         if how.rule not in self._rules and how.rule != _AS_THEY_ARE and not how.rule.startswith(_NONE):
             rank_zero_info(f"The tensors of {where} fit the module by {how.rule}.")
         self._rules.add(how.rule)
-        return {how.names[name]: value for name, value in selected.items()}
+        return self._with_first_names({how.names[name]: value for name, value in selected.items()})
 
     def check(self) -> None:
         """Find typing mistakes in the selection, after all ingredients have been fitted.
@@ -69,15 +71,34 @@ class Fitting:
         """
         if self._module is None:
             return mixed
-        own = {name: value for name, value in self._module.state_dict().items() if not is_lazy(value)}
-        tied = tied_names(own)
-        first = {tied.get(name, name): name for name in mixed}
         result = dict(mixed)
-        for name, value in own.items():
+        for name, value in _initialized(self._module).items():
             if name in mixed:
                 continue
-            if tied.get(name, name) in first:
-                result[name] = mixed[first[tied.get(name, name)]]
+            if self._first.get(name) in mixed:
+                result[name] = mixed[self._first[name]]
             elif self._selection.include or self._selection.exclude:
                 result[name] = value.detach().cpu().clone() if isinstance(value, Tensor) else value
         return result
+
+    def _with_first_names(self, fitted: dict[str, Any]) -> dict[str, Any]:
+        """Give what the module ties the first of its names, so that all kinds of files have the same ones.
+
+        Some formats keep one name of a tied tensor, whichever. Copies that differ, which it did not save, stay.
+        """
+        result: dict[str, Any] = {}
+        for name, value in fitted.items():
+            first = self._first.get(name)
+            if first is None or (first in fitted and not _equal(value, fitted[first])):
+                result[name] = value
+            elif first not in fitted:
+                result[first] = value
+        return result
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return isinstance(one, Tensor) and one.shape == other.shape and torch.equal(one, other)
+
+
+def _initialized(module: nn.Module) -> dict[str, Any]:
+    return {name: value for name, value in module.state_dict().items() if not is_lazy(value)}

@@ -97,7 +97,7 @@ class Ingredient:
             FileNotFoundError: There is no such file or folder.
         """
         record = path.with_suffix(records.SUFFIX)
-        if record != path and record.exists():
+        if record != path and records.recorded_file(record) == path.name:
             return cls.from_record(record)
         if is_adapter(path):
             config = read_adapter_config(local_copy(path))
@@ -215,6 +215,20 @@ class Ingredients(Sequence[Ingredient]):
         asked.check_names(self)
         return Ingredients(filter(asked.holds, self), self.directory, self._initialization)
 
+    def refuse_to_replace(self, output: AnyPath) -> None:
+        """Make sure that an output is none of the ingredients, nor in one.
+
+        Raises:
+            ValueError: It is; the message names it.
+        """
+        place = output.resolve()
+        sources = [one.path for one in self] + ([] if self._initialization is None else [self._initialization])
+        for source in (path.resolve() for path in sources):
+            if source == place or source in place.parents:
+                raise ValueError(
+                    f"`output` {str(output)!r} would replace the ingredient {str(source)!r}, or a part of it."
+                )
+
     def best_first(self) -> list[Ingredient]:
         """Sort by recorded score; ingredients without a record keep their order at the end.
 
@@ -243,3 +257,14 @@ class Ingredients(Sequence[Ingredient]):
 
     def __repr__(self) -> str:
         return f"Ingredients({len(self)} from {str(self.directory)!r})"
+
+
+def run_names(ingredients: Iterable[Ingredient]) -> dict[Ingredient, str]:
+    """What to call ingredients in a table: by their run; by run and checkpoint, or path, where that is not enough."""
+    known = list(dict.fromkeys(ingredients))
+    choices = {one: (one.run, one.name, f"{one.run}/{one.path.name}") for one in known}
+    taken = [Counter(kind) for kind in zip(*choices.values(), strict=True)]
+    return {
+        one: next((name for name, counts in zip(names, taken, strict=True) if counts[name] == 1), str(one.path))
+        for one, names in choices.items()
+    }

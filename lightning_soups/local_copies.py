@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from uuid import uuid4
@@ -96,15 +97,19 @@ class LocalCopies:
         return entry / name
 
     def _make_room(self, needed: int, source: str) -> None:
-        entries = {entry: _bytes(entry) for entry in self._folder.iterdir() if entry.is_dir()}
-        used = sum(entries.values())
-        for entry in sorted(entries, key=lambda entry: entry.stat().st_mtime):
+        entries = []
+        for entry in self._folder.iterdir():
+            with suppress(FileNotFoundError):  # others finish and give up theirs
+                if entry.is_dir():
+                    entries.append((entry.stat().st_mtime, _bytes(entry), entry))
+        used = sum(size for _, size, _ in entries)
+        for last_used, size, entry in sorted(entries):
             if used + needed <= self._limit:
                 return
-            age = time.time() - entry.stat().st_mtime
+            age = time.time() - last_used
             if entry not in self._used and age > (_ABANDONED if entry.name.startswith(".") else _JUST_USED):
                 shutil.rmtree(entry, ignore_errors=True)
-                used -= entries[entry]
+                used -= size
         if used + needed > self._limit:
             raise ValueError(
                 f"There is no room for a local copy of {source!r}: it has {needed / 1e9:.3f} GB, and of the"

@@ -13,6 +13,7 @@ from lightning_soups.fitting import Fitting
 from lightning_soups.ingredients import INITIALIZATION, Ingredient
 from lightning_soups.mixture import Mixture
 from lightning_soups.opening import open_checkpoint
+from lightning_soups.records import SOUP_KEY, SUMMED_KEY
 from lightning_soups.weights import WeightNames, average, dots, inner_products
 from lightning_soups.weights.averaging import StateDict, differences, write_average
 from lightning_soups.weights.pages import MappedPages
@@ -20,6 +21,7 @@ from lightning_soups.weights.pages import MappedPages
 # What belongs to one training run and means nothing for a mixture of several.
 _TRAINING_STATE = (
     *("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "loops", "MixedPrecision"),
+    *(SOUP_KEY, SUMMED_KEY),  # an ingredient may be a soup itself
     *("current_model_state", "averaging_state"),  # of WeightAveraging, as large as the weights
 )
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from lightning_soups.local_copies import local_copies, local_copy
+from lightning_soups.outputs import hugging_face
 from lightning_soups.paths import AnyPath
 from lightning_soups.weights import (
     consolidate,
@@ -40,6 +41,8 @@ def open_checkpoint(path: AnyPath) -> Opened:
         ValueError: It is no checkpoint that can be read safely, or there is no room for a local copy.
     """
     local = local_copy(path)
+    if hugging_face.is_soup_folder(local):  # which may hold weights besides those of the Hugging Face model
+        return Opened(hugging_face.read(local), [part for part in local.iterdir() if part.suffix == ".safetensors"])
     if not is_distributed(local):
         return Opened(read_checkpoint(local), weight_files(local))
     parts = sorted(part for part in local.rglob("*") if part.is_file())

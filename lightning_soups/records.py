@@ -26,7 +26,9 @@ SUFFIX = ".json"
 PATTERN = f"runs/*/*{SUFFIX}"
 INITIALIZATIONS = "initializations"
 SOUP_KEY = "lightning_soups"  # what a soup's checkpoint holds beside its weights
+SUMMED_KEY = "lightning_soups_adapter"  # and that of a soup of adapters, so that it can be written as one
 SHARED_FIELDS = ("hyperparameters", "initialization", "epoch", "step", "monitor", "mode", "exact")
+_PROGRESS = ".progress.json"  # what a cook left that was interrupted
 _FIELDS = {
     "format": int,
     "checkpoint": str,
@@ -46,12 +48,25 @@ _FIELDS = {
 
 def find_records(directory: AnyPath) -> list[AnyPath]:
     """List the records of a soup directory in the order of their paths."""
-    return in_order(fresh(directory).glob(PATTERN))
+    return in_order(path for path in fresh(directory).glob(PATTERN) if not path.name.endswith(_PROGRESS))
 
 
 def is_record(path: AnyPath) -> bool:
     """Whether a path is that of a record, and not of the index of a sharded checkpoint."""
     return path.suffix == SUFFIX and not path.name.endswith(f".index{SUFFIX}")
+
+
+def recorded_file(path: AnyPath) -> str | None:
+    """The name of the checkpoint that a record is of; None when the file is no record, but some other JSON or nothing.
+
+    Whether the record is valid is not checked, see :func:`read_record`.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    named = content.get("checkpoint") if isinstance(content, dict) and "format" in content else None
+    return named if isinstance(named, str) else None
 
 
 def write_record(path: AnyPath, record: Mapping[str, Any]) -> None:

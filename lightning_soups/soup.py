@@ -11,12 +11,12 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_soups import outputs
-from lightning_soups.adapters import SUMMED_KEY, write_adapter
+from lightning_soups.adapters import write_adapter
 from lightning_soups.ingredients import Ingredient
 from lightning_soups.mixing import Mixer
 from lightning_soups.mixture import Mixture
 from lightning_soups.paths import AnyPath, any_path
-from lightning_soups.records import SOUP_KEY, versions
+from lightning_soups.records import SOUP_KEY, SUMMED_KEY, versions
 from lightning_soups.score import Score
 from lightning_soups.trace import Question
 from lightning_soups.weights import WeightNames
@@ -135,7 +135,8 @@ class Soup:
         summed = None if self.path is None else outputs.read(self.path).get(SUMMED_KEY)
         if not isinstance(summed, dict):
             raise ValueError(
-                f"{self!r} cannot be written as an adapter: only a saved soup of plain LoRA adapters can, cooked with"
+                f"{self!r} cannot be written as an adapter: only a soup of plain LoRA adapters that is saved as"
+                " .ckpt can, cooked with"
                 " adapters='updates', of adapter folders or of modules that hold one PeftModel with one adapter."
             )
         if summed["left_out"]:

@@ -1,6 +1,6 @@
 """Tables for the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lightning_soups.ingredients import INITIALIZATION, Ingredient
+from lightning_soups.ingredients import INITIALIZATION, Ingredient, run_names
 from lightning_soups.mixture import Mixture
 from lightning_soups.records import varied_names
 from lightning_soups.soup import Soup
@@ -75,11 +75,12 @@ def ingredients_table(
         table.add_column(metric, justify="right", no_wrap=True)
     for name in varied:
         table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
+    names = run_names(ingredients)
     for number, ingredient in enumerate(ingredients, start=1):
         scores = [show_score(ingredient.metrics.get(metric)) for metric in shown]
         values = [show_value(ingredient.hyperparameters.get(name)) for name in varied]
         coefficient = [] if coefficients is None else [f"{coefficients[ingredient]:.4f}"]
-        table.add_row(str(number), ingredient.run, *coefficient, *scores, *values)
+        table.add_row(str(number), names[ingredient], *coefficient, *scores, *values)
     return table
 
 
@@ -119,13 +120,14 @@ def trace_lines(trace: Sequence[Question]) -> list[TraceLine]:
         trace: What a recipe asked, in order.
     """
     singles = _ranking(trace)
+    names = run_names(member for row in trace for member in row.mixture)
     lines = []
     kept: set[Ingredient] = set()
     for number, row in enumerate(trace):
         if number < len(singles):
-            asked, verdict = row.mixture.members[0].run, "ranked as recorded" if row.cached else "ranked"
+            asked, verdict = names[row.mixture.members[0]], "ranked as recorded" if row.cached else "ranked"
         else:
-            asked = _asked(row, kept)
+            asked = _asked(row, kept, names)
             verdict = {None: "" if row.label else "start", True: "kept", False: "left out"}[row.accepted]
             if row.accepted is not False:
                 kept = set(row.mixture)
@@ -164,12 +166,12 @@ def _ranking(trace: Sequence[Question]) -> list[Question]:
     return list(singles.values())
 
 
-def _asked(row: Question, kept: set[Ingredient]) -> str:
-    new = [ingredient.run for ingredient in row.mixture if ingredient not in kept]
+def _asked(row: Question, kept: set[Ingredient], names: Mapping[Ingredient, str]) -> str:
+    new = [names[ingredient] for ingredient in row.mixture if ingredient not in kept]
     if row.label:
         return row.label
     if len(row.mixture) == 1:
-        return row.mixture.members[0].run
+        return names[row.mixture.members[0]]
     return f"{len(kept)} kept + {new[0]}" if len(new) == 1 else f"mixture of {len(row.mixture)}"
 
 

@@ -310,5 +310,6 @@ def _output(
     if output is None:
         output = str(ingredients.directory / "soups" / f"{file_name(recipe)}.ckpt")
     outputs.check(output, module)
+    ingredients.refuse_to_replace(any_path(output, "output"))
     check_writable(any_path(output, "output"), "output")
     return os.fspath(output)  # as it was written: a separator at the end means a folder

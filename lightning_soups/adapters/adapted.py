@@ -14,6 +14,7 @@ from lightning_soups.adapters.updates import AdaptedWeight, AdapterUpdates, part
 from lightning_soups.ingredients import INITIALIZATION, Ingredient
 from lightning_soups.local_copies import local_copy
 from lightning_soups.opening import is_adapter, open_checkpoint
+from lightning_soups.records import SUMMED_KEY
 from lightning_soups.weights import average
 from lightning_soups.weights.adapter_folders import read_adapter, scaling
 from lightning_soups.weights.adapter_names import factor_name, other_method, paired
@@ -21,8 +22,6 @@ from lightning_soups.weights.adapters import Factors, merged, update_shape
 from lightning_soups.weights.averaging import StateDict, differences, write_average
 from lightning_soups.weights.chunks import Release
 from lightning_soups.weights.pages import MappedPages
-
-SUMMED_KEY = "lightning_soups_adapter"  # what a soup's checkpoint holds, so that it can be written as an adapter
 
 
 class AdaptedModule:

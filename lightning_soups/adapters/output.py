@@ -2,20 +2,22 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from lightning_soups.files import replacing, write_json
+from lightning_soups.paths import AnyPath, any_path
 from lightning_soups.weights.adapter_folders import CONFIG, PREFIX, SAFE
 
 
-def write_adapter(folder: str | os.PathLike[str], config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+def write_adapter(
+    folder: str | os.PathLike[str] | AnyPath, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> None:
     """Write an adapter folder that ``PeftModel.from_pretrained(base, folder)`` reads.
 
     Args:
-        folder: Is created; its two files are replaced, each at once.
+        folder: A path or URL, is created; its two files are replaced, each at once.
         config: What peft's config class holds, in JSON.
         tensors: By their names in the base model, such as ``encoder.0.lora_A.weight``.
 
@@ -24,7 +26,7 @@ def write_adapter(folder: str | os.PathLike[str], config: Mapping[str, Any], ten
     """
     from safetensors.torch import save_file
 
-    folder = Path(folder)
+    folder = any_path(folder, "folder")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"An adapter is a folder, but {str(folder)!r} is a file.")
     named = {f"{PREFIX}{name}": tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}

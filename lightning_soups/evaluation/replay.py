@@ -144,6 +144,11 @@ class ReplayEvaluator(Evaluator):
         """See :meth:`Evaluator.inner_products`; every process measures for itself, and gets the same."""
         recorded = self._mixer.state_dict(origin)  # which may lack a frozen part
         names = [name for name, _ in self._loop.trainer.lightning_module.named_parameters() if name in recorded]
+        if not names:
+            raise MisconfigurationException(
+                "There is nothing to measure directions by: the ingredients, or what `weights` leaves of them, have"
+                " none of the module's parameters."
+            )
         return self._mixer.inner_products(ingredients, origin, names)
 
     def tied_parameters(self) -> dict[str, str]:

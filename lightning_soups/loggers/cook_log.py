@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Trainer
 
+from lightning_soups.ingredients import run_names
 from lightning_soups.loggers.destinations import Destinations
 from lightning_soups.loggers.table import Table
 from lightning_soups.mixture import Mixture
@@ -98,9 +99,10 @@ def _overview(soup: Soup) -> Table:
 def _members(soup: Soup) -> Table:
     scores = {row.mixture: row.score.value for row in soup.trace if not row.early}
     varied = varied_hyperparameters(soup.ingredients)
+    names = run_names(soup.ingredients)
     rows: list[list[Cell]] = [
         [
-            member.run,
+            names[member],
             coefficient,
             scores.get(Mixture.uniform([member]), member.metrics.get(soup.monitor)),
             *(_plain(member.hyperparameters.get(key)) for key in varied),
@@ -113,7 +115,7 @@ def _members(soup: Soup) -> Table:
 
 def _layers(soup: Soup) -> Table:
     rows: list[list[Cell]] = [[layer, *own.values()] for layer, own in soup.mixture.layers.items()]
-    return Table(["layer", *(member.run for member in soup.mixture)], rows)
+    return Table(["layer", *run_names(soup.mixture).values()], rows)
 
 
 def _questions(soup: Soup) -> Table:

@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, cast
 
 from torch import nn
 
@@ -10,6 +11,7 @@ from lightning_soups.outputs import hugging_face, lightning_checkpoint, safetens
 from lightning_soups.outputs.document import from_json
 from lightning_soups.outputs.submodel import find_submodel
 from lightning_soups.paths import AnyPath, any_path, in_order
+from lightning_soups.weights.formats.folder import model_file
 
 
 class _FileFormat(Protocol):
@@ -106,11 +108,12 @@ def read_provenance(path: AnyPath) -> dict[str, Any]:
 
 
 def is_soup(path: AnyPath) -> bool:
-    """Whether a file is a soup or a part of one, or a folder is one or holds some; False for what cannot be read."""
+    """Whether a file or folder is a soup, or a part of one; False for what cannot be read."""
     if hugging_face.is_soup_folder(path.parent) or hugging_face.is_soup_folder(path):
         return True
     if path.is_dir():
-        return any(map(is_soup, soups_in(path)))
+        model = model_file(cast(Path, path))  # of URLs it asks no more than of paths
+        return model is not None and is_soup(model)
     try:
         if path.suffix == ".json":
             beside = path.with_suffix("").suffix.lower() in (".pt", ".pth")

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from lightning_soups.records import SOUP_KEY
+from lightning_soups.records import SOUP_KEY, SUMMED_KEY
 
 _REST = "checkpoint"  # hyperparameters, versions and the like, which a Lightning checkpoint needs
 _LEFT_OUT = "left_out"
@@ -26,7 +26,9 @@ def to_json(checkpoint: Mapping[str, Any], **more: Any) -> str:
         it was (tensors, say) is left out and noted.
     """
     left_out: list[str] = []
-    rest = {key: value for key, value in checkpoint.items() if key not in ("state_dict", SOUP_KEY)}
+    rest = {key: value for key, value in checkpoint.items() if key not in ("state_dict", SOUP_KEY, SUMMED_KEY)}
+    if checkpoint.get(SUMMED_KEY) is not None:
+        left_out.append(f"the adapter of the summed rank, which only a .ckpt file holds ({SUMMED_KEY})")
     content = {
         SOUP_KEY: _encode(checkpoint[SOUP_KEY], SOUP_KEY, left_out),
         _REST: _encode(rest, "", left_out),

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from lightning_soups.files import replacing
-from lightning_soups.opening import open_checkpoint
+from lightning_soups.local_copies import local_copy
 from lightning_soups.paths import AnyPath
 from lightning_soups.records import SOUP_KEY
+from lightning_soups.weights import read_checkpoint
 
 # what Lightning asks of a checkpoint, in case the ingredients are none
 _WITHOUT_A_RUN = {"epoch": 0, "global_step": 0, "pytorch-lightning_version": version("lightning")}
@@ -28,7 +29,7 @@ def read(path: AnyPath) -> dict[str, Any]:
         FileNotFoundError: There is no such file.
         ValueError: The file is not a checkpoint that can be read safely.
     """
-    return open_checkpoint(path).content
+    return read_checkpoint(local_copy(path))
 
 
 def read_provenance(path: AnyPath) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def read_provenance(path: AnyPath) -> dict[str, Any]:
         FileNotFoundError: There is no such file.
         ValueError: The file is not a soup.
     """
-    provenance = open_checkpoint(path).content.get(SOUP_KEY)
+    provenance = read_checkpoint(local_copy(path)).get(SOUP_KEY)
     if not isinstance(provenance, dict):
         raise ValueError(f"{str(path)!r} is a checkpoint but not a soup: it has no {SOUP_KEY!r} entry.")
     return provenance

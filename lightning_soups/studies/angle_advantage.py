@@ -10,10 +10,9 @@ import torch
 
 from lightning_soups.evaluation.evaluator import Evaluator
 from lightning_soups.evaluation.measurer import Measurer
-from lightning_soups.ingredients import Ingredients
+from lightning_soups.ingredients import Ingredients, run_names
 from lightning_soups.mixture import Mixture
 from lightning_soups.recipes.recipe import at_least_one
-from lightning_soups.studies.choice import run_names
 from lightning_soups.studies.pairs import (
     NOT_RECORDED,
     Groups,

@@ -1,9 +1,7 @@
 """Names of models: in a study's options ``initialization``, ranks such as ``rank-1``, or runs; in tables runs."""
 
-from collections.abc import Iterable
-
 from lightning_soups.evaluation.evaluator import Evaluator
-from lightning_soups.ingredients import INITIALIZATION, Ingredient, Ingredients
+from lightning_soups.ingredients import INITIALIZATION, Ingredients
 from lightning_soups.mixture import Mixture
 
 HELP = "`initialization`, a rank by held-out score (`rank-1` is the best single ingredient), or the name of a run"
@@ -33,13 +31,3 @@ def find_model(name: str, ingredients: Ingredients, evaluator: Evaluator) -> Mix
             f"{name!r} names {len(found)} ingredients and must name one: give {HELP}. Ingredients: {known}."
         )
     return Mixture.uniform(found)
-
-
-def run_names(ingredients: Iterable[Ingredient]) -> dict[Ingredient, str]:
-    """What to call ingredients in a table: by their run; by run and checkpoint, or path, where that is not enough."""
-    known = list(dict.fromkeys(ingredients))
-    names: dict[Ingredient, str] = {}
-    for one in known:
-        choices = ((one.run, [other.run for other in known]), (one.name, [other.name for other in known]))
-        names[one] = next((name for name, taken in choices if taken.count(name) == 1), str(one.path))
-    return names

@@ -8,11 +8,10 @@ import torch
 
 from lightning_soups.evaluation.evaluator import Evaluator
 from lightning_soups.evaluation.measurer import Measurer
-from lightning_soups.ingredients import Ingredient, Ingredients
+from lightning_soups.ingredients import Ingredient, Ingredients, run_names
 from lightning_soups.mixture import Mixture
 from lightning_soups.opening import open_checkpoint
 from lightning_soups.recipes.recipe import at_least_one
-from lightning_soups.studies.choice import run_names
 from lightning_soups.studies.result import StudyResult
 from lightning_soups.studies.rows import HELD_OUT, number
 from lightning_soups.studies.study import Findings, Study

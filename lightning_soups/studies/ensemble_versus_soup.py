@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from lightning_soups.evaluation.evaluator import Evaluator
 from lightning_soups.evaluation.measurer import Measurer
-from lightning_soups.ingredients import Ingredient, Ingredients
+from lightning_soups.ingredients import Ingredient, Ingredients, run_names
 from lightning_soups.mixture import Mixture
 from lightning_soups.recipes.recipe import at_least_one
 from lightning_soups.score import Mode
-from lightning_soups.studies.choice import run_names
 from lightning_soups.studies.pairs import (
     Groups,
     Pair,

@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING, NamedTuple, final
 
 from lightning_soups.evaluation.evaluator import Evaluator
 from lightning_soups.evaluation.measurer import Measurer
-from lightning_soups.ingredients import INITIALIZATION, Ingredients
+from lightning_soups.ingredients import INITIALIZATION, Ingredients, run_names
 from lightning_soups.mixture import Mixture
 from lightning_soups.recipes import GreedySoup, LearnedSoup, Recipe, UniformSoup
 from lightning_soups.score import Score
-from lightning_soups.studies.choice import run_names
 from lightning_soups.studies.cooked import BEST, Lineup, check_recipes, line_up
 from lightning_soups.studies.result import Cell, StudyResult
 from lightning_soups.studies.rows import HELD_OUT, ID, OOD, best_row, groups, number, on_datasets

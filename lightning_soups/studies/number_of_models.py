@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, NamedTuple, final
 
 from lightning_soups.evaluation.evaluator import Evaluator
 from lightning_soups.evaluation.measurer import Measurer
-from lightning_soups.ingredients import Ingredient, Ingredients
+from lightning_soups.ingredients import Ingredient, Ingredients, run_names
 from lightning_soups.mixture import Mixture
 from lightning_soups.recipes import GreedySoup
 from lightning_soups.recipes.recipe import at_least_one
 from lightning_soups.score import Score
-from lightning_soups.studies.choice import run_names
 from lightning_soups.studies.cooked import BEST, ensemble_of
 from lightning_soups.studies.result import Cell, StudyResult
 from lightning_soups.studies.rows import HELD_OUT, groups, number, on_datasets

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from lightning_soups import Ingredient, Ingredients
-from lightning_soups.studies.choice import run_names
+from lightning_soups.ingredients import run_names
 from lightning_soups.studies.pairs import (
     advantage,
     by_group,
