@@ -13,12 +13,14 @@ from lightning_soups.evaluation.progress import RecipeProgress
 from lightning_soups.evaluation.replay_measurer import ReplayMeasurer, WhatToReport
 from lightning_soups.evaluation.session import HeldOutQuestions, ask
 from lightning_soups.evaluation.staging import Staging
-from lightning_soups.ingredients import Ingredient
+from lightning_soups.ingredients import Ingredient, Ingredients
+from lightning_soups.mixing import Mixer
 from lightning_soups.mixture import Mixture
 from lightning_soups.paths import AnyPath
 from lightning_soups.records import versions
 from lightning_soups.score import Mode
 from lightning_soups.studies import Findings, Study, StudyResult
+from lightning_soups.weights.batch_norm import differing, tracking_layers
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,12 @@ class Choose:
         """Let the study choose."""
         study, state = self.study, self.stem.with_name(f"{self.stem.name}.progress.json")
         identity = {"study": study.name, "options": study.options}
-        with self.questions.evaluator(loop, self.questions.mixer(loop), study.name, state, identity) as evaluator:
+        mixer = self.questions.mixer(loop)
+        with self.questions.evaluator(loop, mixer, study.name, state, identity) as evaluator:
             plan = ask(evaluator, study.choose, self.questions.ingredients)
         evaluator.forget_state()
-        return Chosen(plan, evaluator.mode, tuple(evaluator.caveats))
+        caveats = [*evaluator.caveats, *_about_statistics(loop, mixer, self.questions.ingredients)]
+        return Chosen(plan, evaluator.mode, tuple(caveats))
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,17 @@ def result_of(study: Study, questions: HeldOutQuestions, chosen: Chosen, measure
         versions=versions(),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
+
+
+def _about_statistics(loop: KeptLoop, mixer: Mixer, ingredients: Ingredients) -> list[str]:
+    """Say so when soups are worse in a study than they are when they are cooked."""
+    layers = tracking_layers(loop.trainer.lightning_module)
+    if not layers or not mixer.holds_weights or not differing(layers, map(mixer.state_dict, ingredients)):
+        return []
+    return [
+        "Running statistics of BatchNorm layers are averaged in studies, and recalculated when soups are cooked"
+        " (batch_norm): mixtures are measured as worse here than they can be."
+    ]
 
 
 def save(study: Study, result: StudyResult, stem: AnyPath) -> AnyPath:

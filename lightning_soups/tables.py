@@ -14,6 +14,7 @@ from lightning_soups.records import varied_names
 from lightning_soups.soup import Soup
 from lightning_soups.studies.result import Cell, StudyResult, columns
 from lightning_soups.trace import Question
+from lightning_soups.where import flat
 
 REACH = {"max": "≤", "min": "≥"}  # before the best that a candidate could still have reached
 _STUDY_ROWS = 40
@@ -74,11 +75,12 @@ def ingredients_table(
     for metric in shown:
         table.add_column(metric, justify="right", no_wrap=True)
     for name in varied:
-        table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
+        table.add_column(name.replace(".init_args.", ".").replace("_", "\n"), justify="right", no_wrap=True)
     names = run_names(ingredients)
     for number, ingredient in enumerate(ingredients, start=1):
         scores = [show_score(ingredient.metrics.get(metric)) for metric in shown]
-        values = [show_value(ingredient.hyperparameters.get(name)) for name in varied]
+        hyperparameters = flat(ingredient.hyperparameters)
+        values = [show_value(hyperparameters.get(name)) for name in varied]
         coefficient = [] if coefficients is None else [f"{coefficients[ingredient]:.4f}"]
         table.add_row(str(number), names[ingredient], *coefficient, *scores, *values)
     return table
@@ -177,7 +179,7 @@ def _asked(row: Question, kept: set[Ingredient], names: Mapping[Ingredient, str]
 
 def varied_hyperparameters(ingredients: Sequence[Ingredient]) -> list[str]:
     """The names of the hyperparameters in which ingredients differ."""
-    return varied_names([one.hyperparameters for one in ingredients if one.run != INITIALIZATION])
+    return varied_names([flat(one.hyperparameters) for one in ingredients if one.run != INITIALIZATION])
 
 
 def show_score(value: float | None) -> str:

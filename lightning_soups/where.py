@@ -190,7 +190,7 @@ class Condition:
 
 def facts(ingredient: "Ingredient") -> dict[str, Any]:
     """What is known of an ingredient, by the names that conditions use."""
-    hyperparameters = _flat(ingredient.hyperparameters)
+    hyperparameters = flat(ingredient.hyperparameters)
     known: dict[str, Any] = {name: getattr(ingredient, name) for name in FIELDS}
     known["path"] = str(ingredient.path)
     for name, value in (*ingredient.metrics.items(), *hyperparameters.items()):
@@ -200,14 +200,15 @@ def facts(ingredient: "Ingredient") -> dict[str, Any]:
     return known
 
 
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Bring nested dictionaries to one level, with names such as ``opt.init_args.lr``."""
+    result: dict[str, Any] = {}
     for name, value in nested.items():
         if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{name}."))
+            result.update(flat(value, f"{prefix}{name}."))
         else:
-            flat[f"{prefix}{name}"] = value
-    return flat
+            result[f"{prefix}{name}"] = value
+    return result
 
 
 def _combine(every: bool, values: Sequence[Any]) -> Any:

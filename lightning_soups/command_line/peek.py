@@ -54,7 +54,7 @@ def _without_later_ones(args: Sequence[str]) -> list[str]:
         if skip_value and not arg.startswith("--"):
             skip_value = False
             continue
-        skip_value = _LATER.match(arg) is not None and "=" not in arg
+        skip_value = arg.startswith(("--model.", "--data.")) and "=" not in arg
         if not _LATER.match(arg):
             kept.append(arg)
     return kept

@@ -82,7 +82,9 @@ def set_up(
     changing = differing(layers, map(mixer.state_dict, _to_mix(ingredients))) if layers else []
     if not changing:
         if options.batch_norm is not None:
-            why = "all ingredients have the same ones" if layers else "it has no BatchNorm layers that keep any"
+            why = "it has no BatchNorm layers that keep any"
+            if layers:
+                why = "all ingredients have the same ones, or `weights` leaves them out"
             raise MisconfigurationException(
                 f"`batch_norm={options.batch_norm!r}` recalculates running statistics of {type(module).__name__}, but"
                 f" {why}. Leave `batch_norm` out."

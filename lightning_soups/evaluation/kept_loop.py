@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_flatten
 
 from lightning_soups.evaluation.cache import CacheBatches, CachedLoader, MemoryBudget
 from lightning_soups.evaluation.exact_sampler import ExactSource
-from lightning_soups.evaluation.module_state import PlainState
+from lightning_soups.evaluation.kept_attributes import KeptAttributes
 from lightning_soups.evaluation.muted import muted
 from lightning_soups.evaluation.progress import RecipeProgress
 from lightning_soups.evaluation.regroup import Batches
@@ -148,7 +148,7 @@ class KeptLoop(_EvaluationLoop):
         self._seen_rows = [0] * self.dataloaders
         self._gradients, self._in_train_mode = gradients, in_train_mode
         inference_mode, self.inference_mode = self.inference_mode, self.inference_mode and not gradients
-        plain = PlainState([self.trainer.lightning_module, *self.trainer.callbacks])  # type: ignore[attr-defined]
+        kept = KeptAttributes([self.trainer.lightning_module, *self.trainer.callbacks])  # type: ignore[attr-defined]
         try:
             with muted(self.trainer):
                 super().run()
@@ -156,7 +156,7 @@ class KeptLoop(_EvaluationLoop):
             self._replayed, self._max_batches = whole, limits
             self._gradients, self._in_train_mode, self.inference_mode = False, (), inference_mode
             if self.cut_short:
-                plain.restore()
+                kept.restore()
                 self.trainer._logger_connector.reset_results()
         if not self.cut_short:
             self.rows = self._seen_rows

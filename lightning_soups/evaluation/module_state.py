@@ -1,9 +1,8 @@
 """Handing a module back as it came."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from copy import copy, deepcopy
-from typing import Any
+from copy import deepcopy
 
 import torch
 from lightning.pytorch import LightningModule
@@ -77,58 +76,6 @@ def buffers_unchanged(module: nn.Module, but: Collection[str]) -> Iterator[None]
         for name, buffer in list(module.named_buffers()):
             if name in values:
                 _restore(module, name, buffer, values[name].device, values[name])
-
-
-class PlainState:
-    """What steps and hooks keep in lists, dicts, sets and numbers of a module and of callbacks.
-
-    A pass that ends early calls no hook of its end, which would get a part of the data; so what its steps have
-    collected for these hooks is put back.
-
-    Args:
-        owners: The module and the callbacks.
-    """
-
-    def __init__(self, owners: Iterable[object]) -> None:
-        self._saved = [
-            (owner, name, _copy(value))
-            for owner in _with_submodules(owners)
-            for name, value in getattr(owner, "__dict__", {}).items()
-            if name not in _OF_EVERY_MODULE and isinstance(value, _PLAIN)
-        ]
-
-    def restore(self) -> None:
-        """Put everything back; lists, dicts and sets keep their identity."""
-        for owner, name, value in self._saved:
-            current = vars(owner).get(name)
-            if isinstance(current, list) and isinstance(value, list):
-                current[:] = value
-            elif isinstance(current, (dict, set)) and type(current) is type(value):
-                current.clear()
-                current.update(value)
-            else:
-                setattr(owner, name, value)
-
-
-_PLAIN = (list, dict, set, int, float, str, type(None))
-_OF_EVERY_MODULE = frozenset(vars(LightningModule()))
-
-
-def _with_submodules(owners: Iterable[object]) -> Iterator[object]:
-    for owner in owners:
-        everything = owner.modules() if isinstance(owner, nn.Module) else [owner]
-        yield from (one for one in everything if not isinstance(one, Metric))  # which are reset before every pass
-
-
-def _copy(value: Any) -> Any:
-    """Copy lists, dicts and sets, at any depth; what is in them stays the same."""
-    if isinstance(value, list):
-        return [_copy(one) for one in value]
-    if isinstance(value, dict):
-        copied = copy(value)
-        copied.update({key: _copy(one) for key, one in value.items()})
-        return copied
-    return copy(value) if isinstance(value, set) else value
 
 
 def _restore(module: nn.Module, name: str, tensor: Tensor, device: torch.device, value: Tensor) -> None:

@@ -13,6 +13,7 @@ from lightning_soups.soup import Soup
 from lightning_soups.studies.result import Cell
 from lightning_soups.tables import trace_lines, varied_hyperparameters
 from lightning_soups.trace import Question, leading
+from lightning_soups.where import flat
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -105,7 +106,7 @@ def _members(soup: Soup) -> Table:
             names[member],
             coefficient,
             scores.get(Mixture.uniform([member]), member.metrics.get(soup.monitor)),
-            *(_plain(member.hyperparameters.get(key)) for key in varied),
+            *(_plain(flat(member.hyperparameters).get(key)) for key in varied),
             str(member.path),
         ]
         for member, coefficient in soup.mixture.coefficients.items()

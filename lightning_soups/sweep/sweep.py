@@ -175,6 +175,9 @@ class Sweep:
         except UnrunnableError:
             end(self._study, asked.number)
             raise
+        except BrokenPipeError:  # nobody reads what is printed: whoever started this worker is gone
+            hand_back(self._study, self._trials()[asked.number])
+            raise
         except Exception as caught:  # any fault of a user's model is one trial's, not the sweep's
             error = f"{type(caught).__name__}: {caught}"
         except BaseException:
