@@ -462,7 +462,8 @@ def test_where_there_is_nothing_to_recalculate(tmp_path: Path, caplog: pytest.Lo
         own = torch.load(path, weights_only=True)
         own["state_dict"] |= {name: value for name, value in same.items() if "running" in name}
         torch.save(own, path)
-    with pytest.raises(MisconfigurationException, match="all ingredients have the same ones, or `weights` leaves them out"):
+    message = "all ingredients have the same ones, or `weights` leaves them out"
+    with pytest.raises(MisconfigurationException, match=message):
         cook(Odd(), frozen, tmp_path / "s.ckpt", **options, batch_norm="recalculate_final")
     with caplog.at_level(logging.INFO), warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
