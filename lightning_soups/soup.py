@@ -20,6 +20,7 @@ from lightning_soups.records import SOUP_KEY, SUMMED_KEY, versions
 from lightning_soups.score import Score
 from lightning_soups.trace import Question
 from lightning_soups.weights import WeightNames
+from lightning_soups.weights.tied import tied_names
 
 _FORMAT = 2
 
@@ -195,7 +196,10 @@ class Soup:
         if self.path is not None:
             return outputs.read(self.path)
         checkpoint = (mixer or Mixer(selection=self.weights)).mix(self.mixture)
-        return {**checkpoint, "state_dict": {**checkpoint["state_dict"], **self._statistics}}
+        weights = checkpoint["state_dict"]
+        tied = tied_names(weights)  # a shared layer's statistics are recalculated under one of its names
+        recalculated = {name: self._statistics.get(tied.get(name, name), value) for name, value in weights.items()}
+        return {**checkpoint, "state_dict": {**recalculated, **self._statistics}}
 
     def _provenance(self) -> dict[str, Any]:
         """Plain values only, so that the checkpoint loads with ``weights_only=True``."""
