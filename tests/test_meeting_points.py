@@ -3,9 +3,12 @@
 import json
 import multiprocessing
 import pickle
+import re
+import threading
 from collections import deque
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
@@ -91,6 +94,7 @@ class CountingCallback(Callback):
 
     def __init__(self) -> None:
         self.metric = MulticlassAccuracy(CLASSES, average="micro")
+        self.others = [Path("folder"), threading.Lock(), re.compile("a"), (np.ones(2), {"deep": [Meter()]})]
 
     def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
         self.metric.update(pl_module(batch[0]), batch[1])

@@ -51,7 +51,9 @@ class KeptAttributes:
             put_back()
 
     def _remember_attributes(self, owner: object, but: frozenset[str] = frozenset()) -> None:
-        attributes = {name: value for name, value in getattr(owner, "__dict__", {}).items() if name not in but}
+        if not hasattr(owner, "__dict__"):  # paths, locks, patterns and the like
+            return
+        attributes = {name: value for name, value in vars(owner).items() if name not in but}
         self._put_back.append(partial(_set_attributes, owner, attributes))
         for value in attributes.values():
             self._remember(value)
