@@ -15,6 +15,9 @@ from upath import UPath
 
 from lightning_soups.paths import AnyPath, is_object_store
 
+_UMASK = os.umask(0)
+os.umask(_UMASK)  # there is no way to ask without setting it
+
 
 @contextmanager
 def replacing(path: AnyPath) -> Iterator[Path]:
@@ -37,8 +40,7 @@ def replacing(path: AnyPath) -> Iterator[Path]:
     temporary = path.with_name(_temporary_name(path))
     try:
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        _finish(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -69,8 +71,7 @@ def replacing_folder(path: AnyPath) -> Iterator[Path]:
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
-                with file.open("rb+") as opened:
-                    os.fsync(opened.fileno())
+                _finish(file)
         if path.exists():
             os.replace(path, old)
         try:
@@ -106,6 +107,13 @@ def check_writable(path: AnyPath, parameter: str) -> None:
     except Exception as error:  # storage libraries raise errors of their own
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"`{parameter}` cannot be written at {str(path)!r}: {reason}") from error
+
+
+def _finish(path: Path) -> None:
+    """Bring a file's bytes to the disk; whoever may read new files may read it, whatever a library has made of that."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+    path.chmod(0o666 & ~_UMASK)
 
 
 def _upload(local: Path, url: UPath) -> None:

@@ -159,6 +159,15 @@ def test_what_cannot_be_an_output_is_refused(tmp_path: Path, monkeypatch, output
         soup.save(output)
 
 
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_others_may_read_what_they_may_read_of_other_files(tmp_path: Path, output: str) -> None:
+    """The safetensors library gives its files to their owner alone."""
+    soup_of(tmp_path / "runs", odd_states()).save(f"{tmp_path}/{output}")
+    (tmp_path / "other").touch()
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and "runs" not in path.parts]
+    assert {path.stat().st_mode for path in files} == {(tmp_path / "other").stat().st_mode}
+
+
 def test_what_is_no_soup_is_told_so(tmp_path: Path) -> None:
     soup_of(tmp_path / "runs", odd_states()).save(tmp_path / "soup.pt")
     torch.save(Odd().state_dict(), tmp_path / "weights.pt")
