@@ -1,6 +1,7 @@
 """SoupCallback: records ingredients while runs train."""
 
 import os
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any, Literal
 
@@ -172,11 +173,11 @@ class SoupCallback(Callback):
         if not trainer.strategy.broadcast(self._folder.wants(score)):
             return
         path = self._folder.checkpoint_path(trainer.current_epoch, trainer.global_step)
-        refused = save_validated_weights(trainer, path)
+        saved = save_validated_weights(trainer, path)
         surplus = self._folder.keep(path, score)
         if trainer.is_global_zero:
-            self._write_record(trainer, pl_module, path, score, metrics)
-            _warn_about(refused)
+            self._write_record(trainer, pl_module, path, score, metrics, saved.sha256)
+            _warn_about(saved.refused)
             for worse in surplus:
                 withdraw(worse)
 
@@ -190,12 +191,19 @@ class SoupCallback(Callback):
         return mode
 
     def _write_record(
-        self, trainer: Trainer, pl_module: LightningModule, path: AnyPath, score: Score, metrics: dict[str, float]
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        path: AnyPath,
+        score: Score,
+        metrics: dict[str, float],
+        sha256: str | None,
     ) -> None:
         records.write_record(
             path.with_suffix(records.SUFFIX),
             {
                 "checkpoint": path.name,
+                "sha256": sha256,
                 "run": path.parent.name,
                 "monitor": self.monitor,
                 "mode": score.mode,
@@ -222,7 +230,7 @@ class SoupCallback(Callback):
         )
 
 
-def _warn_about(refused: list[str]) -> None:
+def _warn_about(refused: Sequence[str]) -> None:
     if refused:
         rank_zero_warn(
             f"The checkpoints of this run hold objects that cannot be read safely, so cooking will refuse them:"

@@ -3,18 +3,32 @@
 Every process must call these functions, at the same point.
 """
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
+from lightning_soups.content import content_hash
 from lightning_soups.files import replacing
 from lightning_soups.other_name import is_of_either_name
 from lightning_soups.paths import AnyPath
 from lightning_soups.weights.reading import unsafe_types
+
+
+class Saved(NamedTuple):
+    """What is known of a checkpoint that was saved.
+
+    Args:
+        refused: The types in it that cannot be read safely; nothing on processes that did not write it.
+        sha256: Its :func:`~lightning_soups.content.content_hash`.
+    """
+
+    refused: Sequence[str] = ()
+    sha256: str | None = None
 
 
 def save_initialization(trainer: Trainer, state_dict: dict[str, Tensor], path: AnyPath) -> None:
@@ -38,7 +52,7 @@ def save_initialization(trainer: Trainer, state_dict: dict[str, Tensor], path: A
     _save(trainer, checkpoint, path)
 
 
-def save_validated_weights(trainer: Trainer, path: AnyPath) -> list[str]:
+def save_validated_weights(trainer: Trainer, path: AnyPath) -> Saved:
     """Save what ``trainer.save_checkpoint(weights_only=True)`` would, with the weights that were validated.
 
     Under ``WeightAveraging`` those are the averaged ones, which Lightning leaves out of weights-only checkpoints: it
@@ -49,7 +63,7 @@ def save_validated_weights(trainer: Trainer, path: AnyPath) -> list[str]:
         path: The file to create.
 
     Returns:
-        The types in the checkpoint that cannot be read safely; on the process that wrote it.
+        What the process that wrote it knows of the file; other processes know nothing.
     """
     checkpoint: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Trainer sets it dynamically
@@ -60,10 +74,10 @@ def save_validated_weights(trainer: Trainer, path: AnyPath) -> list[str]:
     return _save(trainer, checkpoint, path)
 
 
-def _save(trainer: Trainer, checkpoint: dict[str, Any], path: AnyPath) -> list[str]:
+def _save(trainer: Trainer, checkpoint: dict[str, Any], path: AnyPath) -> Saved:
     with replacing(path) if trainer.is_global_zero else nullcontext() as own:
         temporary = trainer.strategy.broadcast(own)
         assert temporary is not None
         trainer.strategy.save_checkpoint(checkpoint, temporary)
         trainer.strategy.barrier("SoupCallback")  # before the file is moved: several processes may write it
-        return [] if own is None else unsafe_types(own)
+        return Saved() if own is None else Saved(unsafe_types(own), content_hash(own))

@@ -15,6 +15,7 @@ from upath import UPath
 
 from lightning_soups.paths import AnyPath, is_object_store
 
+TEMPORARY = ".tmp"  # the suffix of what is not complete yet
 _UMASK = os.umask(0)
 os.umask(_UMASK)  # there is no way to ask without setting it
 
@@ -143,7 +144,7 @@ def _upload_folder(local: Path, url: UPath) -> None:
 
 
 def _temporary_name(path: AnyPath) -> str:
-    return f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+    return f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY}"
 
 
 def write_json(path: AnyPath, content: Any) -> None:

@@ -38,6 +38,7 @@ class Ingredient:
         monitor: The metric that chose this checkpoint; None for a checkpoint without a record.
         mode: Whether more or less of ``monitor`` is better.
         exact: Whether ``metrics[monitor]`` is over the whole held-out data, each sample once.
+        sha256: Hash of the checkpoint when it was recorded; None when there is no record, or one that is older.
     """
 
     path: AnyPath
@@ -50,6 +51,7 @@ class Ingredient:
     monitor: str | None = field(compare=False, default=None)
     mode: Mode | None = field(compare=False, default=None)
     exact: bool = field(compare=False, default=False)
+    sha256: str | None = field(compare=False, default=None)
 
     @property
     def place(self) -> tuple[str, ...]:
@@ -82,6 +84,7 @@ class Ingredient:
         return cls(
             path=checkpoint,
             run=record["run"],
+            sha256=record.get("sha256"),
             metrics={name: math.nan if value is None else value for name, value in record["metrics"].items()},
             **{key: record[key] for key in records.SHARED_FIELDS},
         )

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from lightning_soups.files import TEMPORARY
 from lightning_soups.local_copies import local_copies, local_copy
 from lightning_soups.outputs import hugging_face
 from lightning_soups.paths import AnyPath
@@ -17,6 +18,7 @@ from lightning_soups.weights import (
 from lightning_soups.weights.adapter_folders import CONFIG
 from lightning_soups.weights.formats.dcp_metadata import METADATA
 from lightning_soups.weights.formats.folder import model_file
+from lightning_soups.weights.formats.sharded import INDEX_SUFFIX, files_of_index
 
 
 class Opened(NamedTuple):
@@ -45,13 +47,25 @@ def open_checkpoint(path: AnyPath) -> Opened:
         return Opened(hugging_face.read(local), [part for part in local.iterdir() if part.suffix == ".safetensors"])
     if not is_distributed(local):
         return Opened(read_checkpoint(local), weight_files(local))
-    parts = sorted(part for part in local.rglob("*") if part.is_file())
-    stats = [(part.name, part.stat().st_size, part.stat().st_mtime_ns) for part in parts]
+    stats = [(part.name, part.stat().st_size, part.stat().st_mtime_ns) for part in files_of(local)]
     size = sum(size for _, size, _ in stats)
     whole = local_copies().keep(
         str(local.absolute()), repr(stats), "model.safetensors", size, lambda out: consolidate(local, out)
     )
     return Opened({**read_rest(local), **read_checkpoint(whole)}, [whole])
+
+
+def files_of(path: Path) -> list[Path]:
+    """List all files that a checkpoint on a local disk is made of: one, those that an index names, or a folder's.
+
+    Raises:
+        ValueError: An index cannot be read.
+    """
+    if path.is_dir():
+        return sorted(part for part in path.rglob("*") if part.is_file() and part.suffix != TEMPORARY)
+    if path.name.endswith(INDEX_SUFFIX):
+        return [path, *files_of_index(path)]
+    return [path]
 
 
 def is_adapter(path: AnyPath) -> bool:
