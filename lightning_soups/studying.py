@@ -58,7 +58,6 @@ class Choose:
         mixer = self.questions.mixer(loop)
         with self.questions.evaluator(loop, mixer, study.name, self.stem) as evaluator:
             plan = ask(evaluator, study.choose, self.questions.ingredients)
-        evaluator.forget_state()
         caveats = [*evaluator.caveats, *_about_statistics(loop, mixer, self.questions.ingredients)]
         return Chosen(plan, evaluator.mode, tuple(caveats))
 

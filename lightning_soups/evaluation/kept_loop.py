@@ -205,8 +205,16 @@ class KeptLoop(_EvaluationLoop):
             return [str(digest)]
         for loader in self.loaders:
             if loader.digest is None:
-                loader.read()
+                self._read(loader)
         return [str(loader.digest) for loader in self.loaders]
+
+    def _read(self, loader: CachedLoader) -> None:
+        """Read what a pass would, so that it is kept and its digest is known."""
+        if self.progress is not None:
+            self.progress.begin_pass(loader.limit)
+        for _ in itertools.islice(loader, None if math.isinf(loader.limit) else int(loader.limit)):
+            if self.progress is not None:
+                self.progress.batch()
 
     def reset(self) -> None:
         """Start a pass, over the kept batches instead of the user's dataloaders, which stay visible to hooks."""
