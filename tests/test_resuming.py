@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from lightning_soups import GreedySoup, Ingredients, LearnedSoup, PrunedSoup, Recipe, Soup, SoupTrainer, UniformSoup
 from lightning_soups.lock import sole_writer
-from lightning_soups.studies import EnsembleVersusSoup
+from lightning_soups.studies import NumberOfModels
 from lightning_soups.weights import read_checkpoint
 from tests.helpers import Blobs, Classifier, blobs, record, trainer
 
@@ -308,10 +308,10 @@ def test_a_study_keeps_what_it_chose_by_until_its_results_are_saved(
                 raise PowerCutError
             super().test_step(batch, batch_idx)
 
-    arguments = {"datamodule": Blobs(), "study": EnsembleVersusSoup(), "ingredients": tmp_path, "early_rejection": False}
+    arguments = {"datamodule": Blobs(), "study": NumberOfModels(orders=2), "ingredients": tmp_path, "early_rejection": False}
     with pytest.raises(PowerCutError):
         trainer(SoupTrainer).study(Failing(), **arguments)
-    assert (tmp_path / "studies" / ".ensemble_versus_soup.journal").exists()
+    assert (tmp_path / "studies" / ".number_of_models.journal").exists()
     Failing.fails, Counting.seen = False, 0
     trainer(SoupTrainer).study(Failing(), **arguments)
     assert Counting.seen == 0, "the choice was evaluated again"
