@@ -308,7 +308,12 @@ def test_a_study_keeps_what_it_chose_by_until_its_results_are_saved(
                 raise PowerCutError
             super().test_step(batch, batch_idx)
 
-    arguments = {"datamodule": Blobs(), "study": NumberOfModels(orders=2), "ingredients": tmp_path, "early_rejection": False}
+    arguments = {
+        "datamodule": Blobs(),
+        "study": NumberOfModels(orders=2),
+        "ingredients": tmp_path,
+        "early_rejection": False,
+    }
     with pytest.raises(PowerCutError):
         trainer(SoupTrainer).study(Failing(), **arguments)
     assert (tmp_path / "studies" / ".number_of_models.journal").exists()
