@@ -116,7 +116,7 @@ class Ingredient:
             told = records.plain_hyperparameters({key: config.get(key) for key in ("r", "lora_alpha", "use_rslora")})
             return cls(path=path, run=path.parent.name or ".", hyperparameters=told)
         checkpoint = open_checkpoint(path).content
-        hyperparameters = checkpoint.get("hyper_parameters")
+        saved = checkpoint.get("hyper_parameters")
         kept = kept_for(checkpoint, path)
         folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent  # as loggers lay them out
         return cls(
@@ -125,9 +125,7 @@ class Ingredient:
             metrics={} if kept is None else {kept.monitor: kept.value},
             monitor=None if kept is None else kept.monitor,
             mode=None if kept is None else kept.mode,
-            hyperparameters=records.plain_hyperparameters(
-                hyperparameters if isinstance(hyperparameters, Mapping) else {}
-            ),
+            hyperparameters=records.plain_hyperparameters(saved if isinstance(saved, Mapping) else {}),
             epoch=_count(checkpoint.get("epoch")),
             step=_count(checkpoint.get("global_step")),
         )
