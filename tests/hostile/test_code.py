@@ -45,14 +45,12 @@ def created_without_care(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """The kinds that do what they should when they are read by torch without care."""
     folder = tmp_path_factory.mktemp("unsafe")
     files = []
-    for number, (kind, make) in enumerate(KINDS.items()):
+    for number, make in enumerate(KINDS.values()):
         (folder / str(number)).mkdir()
-        for other, payload in enumerate(payloads(folder / f"{number}-{{}}").values()):
+        for other in range(3):
             own = folder / str(number) / str(other)
             own.mkdir()
-            marker = folder / f"{number}-{other}"
-            files.append(_pickled(make(own, list(payloads(marker).values())[other])))
-        del payload, kind
+            files.append(_pickled(make(own, list(payloads(folder / f"{number}-{other}").values())[other])))
     subprocess.run([sys.executable, "-c", UNSAFE, *map(str, files)], check=True)
     return {
         kind for number, kind in enumerate(KINDS) if all((folder / f"{number}-{other}").exists() for other in range(3))
@@ -145,7 +143,9 @@ def _record(**fields: object) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("where", ["hyper_parameters", "callbacks", "optimizer_states"])
-def test_cooking_and_studying_refuse_a_hostile_checkpoint_with_a_good_record(where: str, tmp_path: Path, capsys) -> None:
+def test_cooking_and_studying_refuse_a_hostile_checkpoint_with_a_good_record(
+    where: str, tmp_path: Path, capsys
+) -> None:
     marker = tmp_path / "marker"
     directory = _directory(tmp_path / "soups", payloads(marker)[r"builtins\.exec"], where)
     found = Ingredients.load(directory)  # reads the record only

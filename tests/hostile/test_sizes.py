@@ -94,7 +94,9 @@ def _empty_of_a_size(path: Path) -> Path:
 
 
 def _behind_another_function(path: Path) -> Path:
-    torch.save({**weights(), "x": Call(torch._tensor._rebuild_from_type_v2, bytearray, torch.Tensor, (1 << 36,), {})}, path)
+    torch.save(
+        {**weights(), "x": Call(torch._tensor._rebuild_from_type_v2, bytearray, torch.Tensor, (1 << 36,), {})}, path
+    )
     return path
 
 
@@ -207,7 +209,9 @@ def test_tensors_that_share_memory_are_read_as_long_as_they_are_few(tmp_path: Pa
         assert all(torch.equal(found[name], value) for name, value in content.items())
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int8, torch.bool, torch.complex64, torch.uint16])
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.bfloat16, torch.int8, torch.bool, torch.complex64, torch.uint16]
+)
 def test_all_kinds_of_numbers_pass(tmp_path: Path, dtype: torch.dtype) -> None:
     content = OrderedDict(w=torch.ones(7, 3).to(dtype), empty=torch.empty(0, 1 << 40, dtype=dtype))
     content["slice"] = content["w"][1:, 1]
@@ -260,7 +264,9 @@ def test_json_that_is_too_much_is_refused_by_name(tmp_path: Path, text: str) -> 
     run = tmp_path / "runs" / "a"
     run.mkdir(parents=True)
     torch.save({"state_dict": weights(), "global_step": 1}, run / "x.ckpt")
-    (run / "x.json").write_text(json.dumps(_record()).replace('"metrics": {"val_acc": 0.5}', f'"metrics": {{"a": {text}}}'))
+    (run / "x.json").write_text(
+        json.dumps(_record()).replace('"metrics": {"val_acc": 0.5}', f'"metrics": {{"a": {text}}}')
+    )
     with pytest.raises(ValueError, match=r"x\.json"):
         Ingredients.load(tmp_path)
     (run / "model.safetensors.index.json").write_text(f'{{"weight_map": {text}}}')
