@@ -25,6 +25,7 @@ from lightning_soups.evaluation.kept_attributes import KeptAttributes
 from lightning_soups.evaluation.muted import muted
 from lightning_soups.evaluation.progress import RecipeProgress
 from lightning_soups.evaluation.regroup import Batches
+from lightning_soups.evaluation.together import together
 from lightning_soups.logged import Logged, logged_in_epoch, synced_in_every_batch
 
 AfterBatch = Callable[[int, int, int], bool]
@@ -108,6 +109,10 @@ class KeptLoop(_EvaluationLoop):
 
     def run(self) -> list[Any]:
         """Do the job; what it returns comes back from ``trainer.validate``, as a list of one :class:`JobResult`."""
+        with together(self.trainer):
+            return self._run()
+
+    def _run(self) -> list[Any]:
         self.setup_data()
         if self.skip:
             raise MisconfigurationException(
