@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lightning_soups.weights import WeightNames, fit
+from lightning_soups.weights.kinds import odd, same_bytes
 from lightning_soups.weights.tied import tied_names
 
 _AS_THEY_ARE, _NONE = "the same names", "no rule"
@@ -78,7 +78,8 @@ class Fitting:
             if self._first.get(name) in mixed:
                 result[name] = mixed[self._first[name]]
             elif self._selection.include or self._selection.exclude:
-                result[name] = value.detach().cpu().clone() if isinstance(value, Tensor) else value
+                plain = isinstance(value, Tensor) and odd(value) is None
+                result[name] = value.detach().cpu().clone() if plain else value
         return result
 
     def _with_first_names(self, fitted: dict[str, Any]) -> dict[str, Any]:
@@ -97,7 +98,7 @@ class Fitting:
 
 
 def _equal(one: Any, other: Any) -> bool:
-    return isinstance(one, Tensor) and one.shape == other.shape and torch.equal(one, other)
+    return isinstance(one, Tensor) and one.shape == other.shape and same_bytes(one, other.to(one.dtype))
 
 
 def _initialized(module: nn.Module) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from lightning_soups.opening import open_checkpoint
 from lightning_soups.records import SOUP_KEY, SUMMED_KEY
 from lightning_soups.weights import WeightNames, average, dots, inner_products
 from lightning_soups.weights.averaging import StateDict, differences, write_average
+from lightning_soups.weights.kinds import refuse_odd
 from lightning_soups.weights.pages import MappedPages
 
 # What belongs to one training run and means nothing for a mixture of several.
@@ -162,6 +163,7 @@ class Mixer:
                 return self._opened[ingredient]
             checkpoint, files = open_checkpoint(ingredient.path)
             fitted = self._fitting.fit(checkpoint["state_dict"], repr(str(ingredient.path)))
+            refuse_odd(fitted, f"The ingredient {str(ingredient.path)!r}")
             checkpoint = {**checkpoint, "state_dict": fitted}
             for first, opened in list(self._opened.items())[:1]:
                 if problems := differences(opened["state_dict"], checkpoint["state_dict"]):
