@@ -92,7 +92,14 @@ class LiveWeights:
         module, strategy = self._trainer.lightning_module, self._trainer.strategy
         checkpoint = self._mixer.mix(mixture)
         mixed: dict[str, Tensor] = dict(checkpoint["state_dict"])
-        module.on_load_checkpoint(checkpoint)
+        try:
+            module.on_load_checkpoint(checkpoint)
+        except Exception as error:  # whatever a user's hook raises
+            raise MisconfigurationException(
+                f"{type(module).__name__}.on_load_checkpoint raised {error!r} for a mixture of ingredients. A mixture has"
+                " their weights, and the hyperparameters and what on_save_checkpoint added of the first one, but no"
+                " optimizer states, loops or callbacks: the hook has to do without."
+            ) from error
         try:
             strategy.load_model_state_dict(checkpoint, strict=module.strict_loading)
         except RuntimeError as error:  # torch lists the keys and both shapes
