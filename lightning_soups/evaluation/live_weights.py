@@ -96,8 +96,8 @@ class LiveWeights:
             module.on_load_checkpoint(checkpoint)
         except Exception as error:  # whatever a user's hook raises
             raise MisconfigurationException(
-                f"{type(module).__name__}.on_load_checkpoint raised {error!r} for a mixture of ingredients. A mixture has"
-                " their weights, and the hyperparameters and what on_save_checkpoint added of the first one, but no"
+                f"{type(module).__name__}.on_load_checkpoint raised {error!r} for a mixture of ingredients. A mixture"
+                " has their weights, and the hyperparameters and what on_save_checkpoint added of the first one, but no"
                 " optimizer states, loops or callbacks: the hook has to do without."
             ) from error
         try:

@@ -191,12 +191,12 @@ class ReplayEvaluator(Evaluator):
         answer = Answer(self._answers[mixture][0], metrics)
         if self._statistics is not None and self._statistics.concern(mixture):
             answer = self._better_statistics(self._statistics, mixture, answer)
-        worst = -math.inf if answer.score.mode == "max" else math.inf
-        if math.isnan(answer.score.value) or answer.score.value == worst:
+        value, worst = answer.score.value, -math.inf if answer.score.mode == "max" else math.inf
+        if math.isnan(value) or value == worst:
+            scores = "NaN" if math.isnan(value) else str(value)
             raise MisconfigurationException(
-                f"The chosen mixture of {len(mixture)} ingredients scores"
-                f" {'NaN' if math.isnan(answer.score.value) else answer.score.value} by {self._monitor.name!r}: nothing is"
-                " saved."
+                f"The chosen mixture of {len(mixture)} ingredients scores {scores} by {self._monitor.name!r}: nothing"
+                " is saved."
             )
         return answer
 
