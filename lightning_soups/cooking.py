@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from lightning_soups.evaluation.kept_loop import KeptLoop
 from lightning_soups.evaluation.session import HeldOutQuestions, ask
+from lightning_soups.files import safe_name
 from lightning_soups.lock import on_rank_zero, sole_writer
 from lightning_soups.loggers import CookLog
 from lightning_soups.paths import AnyPath, any_path
@@ -68,4 +69,4 @@ class Cook:
 def file_name(thing: Recipe | Study) -> str:
     """``GreedySoup()`` becomes ``greedy``, ``LossPlane()`` becomes ``loss_plane``."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(thing).__name__).lower()
-    return (words.removesuffix("_soup") if isinstance(thing, Recipe) else words) or words
+    return safe_name((words.removesuffix("_soup") if isinstance(thing, Recipe) else words) or words)

@@ -153,6 +153,7 @@ class Ingredients(Sequence[Ingredient]):
         initialization: str | os.PathLike[str] | AnyPath | None = None,
     ) -> None:
         self._ingredients = tuple(ingredients)
+        self._known = frozenset(self._ingredients)  # thousands of them are looked up thousands of times
         self.directory = any_path(directory, "directory")
         self._initialization = None if initialization is None else any_path(initialization, "initialization")
         counts = Counter(str(ingredient.path.resolve()) for ingredient in self._ingredients)
@@ -186,6 +187,8 @@ class Ingredients(Sequence[Ingredient]):
         if isinstance(source, (str, os.PathLike, UPath)):
             directory, paths = find(str(source))
         else:
+            if not isinstance(source, Iterable):
+                raise ValueError(f"`ingredients` must be a path, a glob or a list of paths, got {source!r}.")
             paths = [any_path(path, "ingredients") for path in source]
             if not paths:
                 raise ValueError("The list of ingredients is empty: give at least one checkpoint.")
@@ -265,6 +268,9 @@ class Ingredients(Sequence[Ingredient]):
         if isinstance(index, slice):
             return Ingredients(self._ingredients[index], self.directory, self._initialization)
         return self._ingredients[index]
+
+    def __contains__(self, ingredient: object) -> bool:
+        return ingredient in self._known
 
     def __len__(self) -> int:
         return len(self._ingredients)

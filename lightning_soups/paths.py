@@ -20,7 +20,7 @@ def any_path(path: str | os.PathLike[str] | UPath, parameter: str) -> AnyPath:
     """Turn what a user gave as a path into one.
 
     Args:
-        path: A path, or a URL such as ``s3://bucket/soups/mine``.
+        path: A path, which may begin with ``~`` for the home folder, or a URL such as ``s3://bucket/soups/mine``.
         parameter: What the user knows it as.
 
     Raises:
@@ -32,7 +32,8 @@ def any_path(path: str | os.PathLike[str] | UPath, parameter: str) -> AnyPath:
     if not text:
         raise ValueError(f"`{parameter}` is empty: give a path or a URL.")
     if not _URL.match(text):
-        return Path(text)
+        # torch and Lightning, which read and write some files, take ~ for the home folder, and so must we
+        return Path(os.path.expanduser(text))
     try:
         url_to_fs(text)
         url = UPath(text)
