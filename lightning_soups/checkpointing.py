@@ -1,20 +1,24 @@
 """Weights-only Lightning checkpoints of the module that a trainer trains, written atomically.
 
-Every process must call these functions, at the same point.
+Every process must call these functions, at the same point. When a file cannot be written they raise on all processes, so
+that none waits for another.
 """
 
-from contextlib import nullcontext
+from contextlib import ExitStack
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
+from lightning_soups.agreed import agreed
 from lightning_soups.files import replacing
 from lightning_soups.other_name import is_of_either_name
 from lightning_soups.paths import AnyPath
 from lightning_soups.weights.reading import unsafe_types
+from lightning_soups.write_errors import explained
 
 
 def save_initialization(trainer: Trainer, state_dict: dict[str, Tensor], path: AnyPath) -> None:
@@ -61,9 +65,23 @@ def save_validated_weights(trainer: Trainer, path: AnyPath) -> list[str]:
 
 
 def _save(trainer: Trainer, checkpoint: dict[str, Any], path: AnyPath) -> list[str]:
-    with replacing(path) if trainer.is_global_zero else nullcontext() as own:
-        temporary = trainer.strategy.broadcast(own)
+    strategy, stack = trainer.strategy, ExitStack()
+
+    def begin() -> Path | None:
+        return stack.enter_context(replacing(path)) if trainer.is_global_zero else None
+
+    def save() -> None:
         assert temporary is not None
-        trainer.strategy.save_checkpoint(checkpoint, temporary)
-        trainer.strategy.barrier("SoupCallback")  # before the file is moved: several processes may write it
-        return [] if own is None else unsafe_types(own)
+        with explained(path, temporary):
+            strategy.save_checkpoint(checkpoint, temporary)
+
+    def finish() -> list[str]:
+        unsafe = [] if own is None else unsafe_types(own)
+        stack.close()
+        return unsafe
+
+    with stack:
+        own = agreed(strategy, begin)
+        temporary = strategy.broadcast(own)
+        agreed(strategy, save)  # only then is the file moved: several processes may write it
+        return agreed(strategy, finish)

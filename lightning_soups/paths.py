@@ -9,6 +9,8 @@ from typing import TypeAlias
 from fsspec.core import url_to_fs
 from upath import UPath
 
+from lightning_soups.durable import make_folder, sync_folder
+
 AnyPath: TypeAlias = Path | UPath
 """A ``Path`` on a local or mounted disk, or a ``UPath``, which has the same methods, for a URL."""
 
@@ -98,8 +100,9 @@ def claim_folder(folder: AnyPath) -> bool:
     """
     try:
         if isinstance(folder, Path):
-            folder.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(folder.parent)
             folder.mkdir()
+            sync_folder(folder.parent)
         else:
             if fresh(folder).exists():
                 return False
