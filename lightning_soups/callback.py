@@ -31,8 +31,8 @@ class SoupCallback(Callback):
 
     Give every run of a sweep this callback with the same ``dirpath``. Any number of runs, processes and machines can
     write to one directory at the same time: each run has a folder of its own and each record is a file of its own,
-    written atomically after its checkpoint. The better checkpoint is on the disk before a worse one is deleted, so there
-    has to be room for one more than are kept.
+    written atomically after its checkpoint. A better checkpoint is on the disk before a worse one is deleted, so there
+    must be room for one more than are kept.
 
     Args:
         dirpath: The soup directory, for example ``soups/digits``, or a URL such as ``s3://bucket/soups/digits``.

@@ -1,7 +1,7 @@
 """Weights-only Lightning checkpoints of the module that a trainer trains, written atomically.
 
-Every process must call these functions, at the same point. When a file cannot be written they raise on all processes, so
-that none waits for another.
+Every process must call these functions, at the same point. When a file cannot be written they raise on all processes,
+so that none waits for another.
 """
 
 from contextlib import ExitStack

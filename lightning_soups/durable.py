@@ -1,7 +1,7 @@
 """Making sure that files, folders and their names are on the disk before anything is built on them.
 
-A rename is atomic for whoever reads meanwhile, but what survives a power failure is another matter: the bytes of a file do
-when the file has been synced, and its name does when the folder that the name is in has been.
+A rename is atomic for whoever reads meanwhile, but what survives a power failure is another matter: the bytes of a
+file do when the file has been synced, and its name does when the folder that the name is in has been.
 """
 
 import ctypes

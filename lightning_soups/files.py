@@ -55,9 +55,10 @@ def replacing_all(*paths: AnyPath) -> Iterator[list[Path]]:
                 if len(paths) > 1:
                     paths[-1].unlink(missing_ok=True)
                 for file, url in zip(local, paths, strict=True):
+                    assert not isinstance(url, Path)
                     _upload(file, url)
             return
-        own = [Path(path) for path in paths]
+        own = [path for path in paths if isinstance(path, Path)]
         temporary = [path.with_name(temporary_name(path.name)) for path in own]
         stack.enter_context(explained(own[-1], *temporary, *own))
         for file in temporary:
@@ -111,6 +112,25 @@ def replacing_folder(path: AnyPath) -> Iterator[Path]:
                 remove(old)
 
 
+def check_name(path: AnyPath, parameter: str) -> None:
+    """Make sure that the system can have a path at all, before it is asked whether there is something.
+
+    Args:
+        path: A path or URL; of URLs nothing is known.
+        parameter: What the user knows it as.
+
+    Raises:
+        ValueError: It cannot, because it is too long, for example.
+    """
+    if isinstance(path, Path):
+        try:
+            path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise ValueError(f"`{parameter}` cannot be {str(path)!r}: {error.strerror}.") from None
+
+
 def check_writable(path: AnyPath, parameter: str) -> None:
     """Make sure that a file can be created, before work begins that ends in it. No folder is created.
 
@@ -125,8 +145,6 @@ def check_writable(path: AnyPath, parameter: str) -> None:
     """
     try:
         if isinstance(path, Path):
-            with suppress(FileNotFoundError, NotADirectoryError):
-                path.lstat()  # is its name too long?
             folder = next(folder for folder in path.absolute().parents if folder.exists())
             with tempfile.TemporaryFile(dir=folder) as file:
                 file.write(bytes(_BLOCK))

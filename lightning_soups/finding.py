@@ -8,6 +8,8 @@ from fsspec.implementations.local import LocalFileSystem
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_soups import outputs, records
+from lightning_soups.files import check_name
+from lightning_soups.leftovers import heal
 from lightning_soups.opening import is_folder
 from lightning_soups.paths import AnyPath, any_path, fresh, in_order
 
@@ -27,6 +29,9 @@ def find(source: str) -> tuple[AnyPath, list[AnyPath]]:
     is_glob = any(char in source for char in "*?[")
     fixed = source if not is_glob else source[: min(source.index(char) for char in "*?[" if char in source)]
     path = any_path(source, "ingredients")
+    check_name(path, "ingredients")
+    if isinstance(path, Path):
+        heal(path)
     if not is_glob or path.exists():  # a name may hold brackets
         if fresh(path).is_dir():
             found = records.find_records(path)

@@ -1,8 +1,8 @@
 """Temporary files and folders: how they are named, so that it can be told who writes them, and what becomes of them.
 
-``.soup.ckpt.1f0c66e2-4711-9be0c2d1.tmp`` will be ``soup.ckpt``; process 4711 of the machine ``1f0c66e2`` writes it. With
-``.old.tmp`` at its end it is a folder that was ``soup`` and makes place for a new one. Such names are hidden, and no reader
-takes them for anything. Those of dead writers are deleted, and folders that a dead writer had moved away are put back.
+``.soup.ckpt.1f0c66e2-4711-9be0c2d1.tmp`` will be ``soup.ckpt``; process 4711 of the machine ``1f0c66e2`` writes it.
+With ``.old.tmp`` at its end it is a folder that had the name and makes way for a new one. Such names are hidden, and no
+reader takes them for anything. What dead writers left is deleted; folders that they had moved away are put back.
 """
 
 import hashlib
@@ -111,7 +111,8 @@ def _age(path: Path) -> float:
     """Seconds since a file, or anything in a folder, was written or renamed."""
     inside = path.rglob("*") if path.is_dir() and not path.is_symlink() else ()
     changes = [max(stat.st_mtime, stat.st_ctime) for stat in (one.lstat() for one in (path, *inside))]
-    return time.time() - max(changes)
+    last: float = max(changes)
+    return time.time() - last
 
 
 def _shortened(name: str) -> str:

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from uuid import uuid4
 
 from filelock import FileLock
 from fsspec.callbacks import Callback, NoOpCallback, TqdmCallback
 from upath import UPath
 
+from lightning_soups.files import replacing_folder
+from lightning_soups.leftovers import clean, is_temporary
 from lightning_soups.paths import AnyPath, fresh
 
 FOLDER_VARIABLE = "LIGHTNING_SOUPS_CACHE"
@@ -21,7 +22,6 @@ LIMIT_VARIABLE = "LIGHTNING_SOUPS_CACHE_GB"
 _DEFAULT_GB = 100.0
 _SMALL = 20e6  # bytes, which come without a bar
 _JUST_USED = 60.0  # seconds for which what a process asked for stays, so that it can open it
-_ABANDONED = 86400.0  # seconds after which nobody is fetching any more
 
 
 class LocalCopies:
@@ -85,18 +85,14 @@ class LocalCopies:
             if not entry.exists():
                 with FileLock(self._folder / "room.lock"):
                     self._make_room(size, source)
-                temporary = self._folder / f".{entry.name}.{uuid4().hex[:8]}.tmp"
-                try:
-                    temporary.mkdir()
+                with replacing_folder(entry) as temporary:
                     make(temporary / name)
-                    os.replace(temporary, entry)
-                finally:
-                    shutil.rmtree(temporary, ignore_errors=True)
             os.utime(entry)
         self._used.add(entry)
         return entry / name
 
     def _make_room(self, needed: int, source: str) -> None:
+        clean(self._folder)
         entries = []
         for entry in self._folder.iterdir():
             with suppress(FileNotFoundError):  # others finish and give up theirs
@@ -107,7 +103,7 @@ class LocalCopies:
             if used + needed <= self._limit:
                 return
             age = time.time() - last_used
-            if entry not in self._used and age > (_ABANDONED if entry.name.startswith(".") else _JUST_USED):
+            if entry not in self._used and not is_temporary(entry) and age > _JUST_USED:
                 shutil.rmtree(entry, ignore_errors=True)
                 used -= size
         if used + needed > self._limit:

@@ -60,6 +60,14 @@ def fresh(path: AnyPath) -> AnyPath:
     return path
 
 
+def has_gone(path: AnyPath) -> bool:
+    """Whether there is nothing at a path any more; False when that cannot be told."""
+    try:
+        return not fresh(path).exists()
+    except OSError:
+        return False
+
+
 def in_order(paths: Iterable[AnyPath]) -> list[AnyPath]:
     """Sort paths by their parts, local and remote ones alike."""
     return sorted(paths, key=lambda path: tuple(path.parts))

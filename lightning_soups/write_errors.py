@@ -1,4 +1,4 @@
-"""One clear error for whatever keeps a file from being written, by this package or by the libraries that write for it."""
+"""One clear error for whatever keeps a file from being written, by this package or by libraries that write for it."""
 
 import errno
 import os
@@ -53,7 +53,7 @@ class WriteError(OSError):
 
 
 @contextmanager
-def explained(path: AnyPath, *temporary: Path) -> Iterator[None]:
+def explained(path: AnyPath, *temporary: AnyPath) -> Iterator[None]:
     """Turn what the system or a library says when a disk cannot be written to into a :class:`WriteError`.
 
     Other errors pass, those in reading other files among them.
