@@ -1,7 +1,6 @@
 """SoupCallback: records ingredients while runs train."""
 
 import os
-from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +20,7 @@ from lightning_soups.logged import Logged, logged_in_epoch
 from lightning_soups.other_name import refuse_other_version
 from lightning_soups.paths import AnyPath, any_path
 from lightning_soups.run_facts import every_metric, every_sample_once, hyperparameters
-from lightning_soups.run_folder import RunFolder, withdraw
+from lightning_soups.run_folder import RunFolder, discard_unrecorded, withdraw
 from lightning_soups.score import Mode, Score, validate_mode
 from lightning_soups.weights import fingerprint
 
@@ -182,9 +181,14 @@ class SoupCallback(Callback):
         if not trainer.strategy.broadcast(self._folder.wants(score)):
             return
         path = self._folder.checkpoint_path(trainer.current_epoch, trainer.global_step)
-        refused = save_validated_weights(trainer, path)
-        surplus = self._folder.keep(path, score)
-        agreed(trainer.strategy, lambda: self._finish(trainer, pl_module, path, score, metrics, surplus))
+        try:
+            refused = save_validated_weights(trainer, path)
+            surplus = self._folder.keep(path, score)
+            agreed(trainer.strategy, lambda: self._finish(trainer, pl_module, path, score, metrics, surplus))
+        except BaseException:
+            if trainer.is_global_zero:
+                discard_unrecorded(path)
+            raise
         _warn_about(refused)
 
     def _resolve_mode(self, logged: Logged) -> Mode:
@@ -208,12 +212,7 @@ class SoupCallback(Callback):
         """On one process: record a checkpoint that is on the disk, then delete those that it drives out."""
         if not trainer.is_global_zero:
             return
-        try:
-            self._write_record(trainer, pl_module, path, score, metrics)
-        except BaseException:
-            with suppress(Exception):
-                path.unlink(missing_ok=True)
-            raise
+        self._write_record(trainer, pl_module, path, score, metrics)
         for worse in surplus:
             withdraw(worse)
 

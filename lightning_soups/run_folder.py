@@ -1,6 +1,7 @@
 """The folder of one run: its best checkpoints, each with its record."""
 
 import math
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -94,6 +95,13 @@ class RunFolder:
             del self._kept[worst]
             surplus.append(worst)
         return surplus
+
+
+def discard_unrecorded(checkpoint: AnyPath) -> None:
+    """Delete a checkpoint that there is no record of, if that can be done: writing it, or its record, has failed."""
+    with suppress(Exception):  # storage libraries raise errors of their own
+        if not fresh(checkpoint.with_suffix(records.SUFFIX)).exists():
+            checkpoint.unlink(missing_ok=True)
 
 
 def withdraw(checkpoint: AnyPath) -> None:

@@ -11,22 +11,9 @@ from pathlib import Path
 
 from lightning_soups.paths import AnyPath
 
-_GONE = {
-    errno.EIO,
-    errno.ESTALE,
-    errno.ENOTCONN,
-    errno.ETIMEDOUT,
-    errno.EHOSTDOWN,
-    errno.EHOSTUNREACH,
-    errno.ENODEV,
-    errno.ENXIO,
-    getattr(errno, "EREMOTEIO", errno.EIO),
-    getattr(errno, "ESHUTDOWN", errno.EIO),
-}
-_OF_STORAGE = {  # what only the disk can be to blame for
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.ENAMETOOLONG),
-    *_GONE,
-}
+_GONE = {errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO}
+_OF_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.ENAMETOOLONG, *_GONE}  # and of nothing else
+_UNANSWERED = {errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH}
 _HINTS = {
     errno.EDQUOT: "Your quota is used up: make room, or choose another place.",
     errno.EFBIG: "Files of this size are not allowed here: raise the limit (`ulimit -f`), or choose another place.",
@@ -34,7 +21,7 @@ _HINTS = {
     errno.ENOENT: "Its folder has gone meanwhile.",
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Choose a place that you may write to."),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "Raise the limit of open files (`ulimit -n`)."),
-    **dict.fromkeys(_GONE, "Its disk, or the server that it is mounted from, does not answer."),
+    **dict.fromkeys(_GONE | _UNANSWERED, "Its disk, or the server that it is mounted from, does not answer."),
 }
 _IN_RUST = re.compile(r"\(os error (\d+)\)")  # as safetensors says it
 
@@ -100,8 +87,8 @@ def _number(error: Exception, own: list[AnyPath]) -> int | None:
 
 
 def _is_about(error: OSError, own: list[AnyPath]) -> bool:
-    if error.filename is None:
-        return True
+    if error.filename is None:  # of a file that is open, or of a connection
+        return error.errno in _OF_STORAGE
     named = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
     return any(named.startswith(str(path)) or named == str(path.parent) for path in own)
 
