@@ -102,7 +102,7 @@ class LocalCopies:
                 if entry.is_dir():
                     entries.append((entry.stat().st_mtime, _bytes(entry), entry))
         used = sum(size for _, size, _ in entries)
-        for last_used, size, entry in sorted(entries):
+        for _, size, entry in sorted(entries):
             if used + needed <= self._limit:
                 return
             if entry not in self._used and not is_temporary(entry) and _evict(entry):

@@ -113,6 +113,8 @@ def withdraw(checkpoint: AnyPath) -> None:
     record = checkpoint.with_suffix(records.SUFFIX)
     with explained(checkpoint, record):
         record.unlink(missing_ok=True)
-        if isinstance(record, Path):
-            sync_folder(record.parent)
-        checkpoint.unlink(missing_ok=True)
+        try:
+            if isinstance(record, Path):
+                sync_folder(record.parent)
+        finally:
+            checkpoint.unlink(missing_ok=True)
