@@ -42,7 +42,7 @@ def open_checkpoint(path: AnyPath) -> Opened:
     """
     try:
         return _open(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # the latter of libraries, when it goes after they were asked to read it
         if not has_gone(path):
             raise
     raise FileNotFoundError(
