@@ -11,6 +11,8 @@ from fsspec.implementations.local import LocalFileSystem
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_soups import outputs, records
+from lightning_soups.files import check_name
+from lightning_soups.leftovers import heal
 from lightning_soups.opening import is_folder
 from lightning_soups.paths import AnyPath, any_path, fresh, in_order
 
@@ -28,6 +30,9 @@ def find(source: str) -> tuple[AnyPath, list[AnyPath]]:
         ValueError: There is nothing.
     """
     path = any_path(source, "ingredients")
+    check_name(path, "ingredients")
+    if isinstance(path, Path):
+        heal(path)
     source = str(path) if isinstance(path, Path) else source
     is_glob = glob.has_magic(source)
     if not is_glob or path.exists():  # a name may hold brackets

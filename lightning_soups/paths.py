@@ -9,6 +9,8 @@ from typing import TypeAlias
 from fsspec.core import url_to_fs
 from upath import UPath
 
+from lightning_soups.durable import make_folder, sync_folder
+
 AnyPath: TypeAlias = Path | UPath
 """A ``Path`` on a local or mounted disk, or a ``UPath``, which has the same methods, for a URL."""
 
@@ -57,6 +59,14 @@ def fresh(path: AnyPath) -> AnyPath:
     if not isinstance(path, Path):
         path.fs.invalidate_cache()
     return path
+
+
+def has_gone(path: AnyPath) -> bool:
+    """Whether there is nothing at a path any more; False when that cannot be told."""
+    try:
+        return not fresh(path).exists()
+    except OSError:
+        return False
 
 
 def in_order(paths: Iterable[AnyPath]) -> list[AnyPath]:
@@ -133,8 +143,9 @@ def claim_folder(folder: AnyPath) -> bool:
     """
     try:
         if isinstance(folder, Path):
-            folder.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(folder.parent)
             folder.mkdir()
+            sync_folder(folder.parent)
         else:
             if fresh(folder).exists():
                 return False
