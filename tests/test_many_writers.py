@@ -4,6 +4,7 @@ import os
 import random
 import re
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from lightning_soups.local_copies import LocalCopies
 from lightning_soups.report import write_report
 from lightning_soups.run_folder import withdraw
 from lightning_soups.weights import fingerprint, read_checkpoint
+from lightning_soups.weights.pages import MappedPages
 from tests.helpers import Blobs, Classifier, record, trainer
 
 WRITERS, EPOCHS = 32, 3  # a long run takes more epochs
@@ -318,3 +320,15 @@ def test_a_copy_that_is_asked_for_at_this_moment_makes_no_room(tmp_path: Path) -
     assert (entry / "name").exists()
     other.keep("b", "1", "name", 10, lambda path: path.write_bytes(b"y" * 10))
     assert not entry.exists()
+
+
+def test_pages_of_a_file_that_has_gone_are_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_soups.weights.pages._SMALL", 0)
+    path = tmp_path / "a.ckpt"
+    torch.save({"state_dict": {"a": torch.ones(10_000)}}, path)
+    weights = read_checkpoint(path)["state_dict"]
+    path.unlink()
+    pages = MappedPages([path])
+    assert len(pages._mappings) == (sys.platform == "linux")
+    pages.release(weights["a"])
+    assert weights["a"].sum() == 10_000
