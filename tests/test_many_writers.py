@@ -4,6 +4,7 @@ import os
 import random
 import re
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -332,3 +333,29 @@ def test_pages_of_a_file_that_has_gone_are_given_back(tmp_path: Path, monkeypatc
     assert len(pages._mappings) == (sys.platform == "linux")
     pages.release(weights["a"])
     assert weights["a"].sum() == 10_000
+
+
+def test_processes_that_list_at_different_moments_cook_with_the_same_ingredients(tmp_path: Path) -> None:
+    """Under the strategy ``ddp`` each process runs the script and looks for itself; the second one looks too early."""
+    record(tmp_path, [0.1, 0.3, 0.6])
+    (tmp_path / "cook.py").write_text(
+        """
+import os, sys
+from lightning_soups import Ingredients, SoupTrainer
+from tests.helpers import Blobs, Classifier, trainer
+
+found = Ingredients.load(sys.argv[1])
+early = os.environ.get("LOCAL_RANK") == "1"
+cooking = trainer(SoupTrainer, devices=2, strategy="ddp")
+soup = cooking.cook(Classifier(), datamodule=Blobs(), ingredients=found[:2] if early else found)
+with open(f"{sys.argv[1]}/{cooking.global_rank}", "w") as file:
+    file.write(repr([row.mixture for row in soup.trace]))
+"""
+    )
+    command = [sys.executable, str(tmp_path / "cook.py"), str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    process = subprocess.run(command, env=environment, timeout=300, capture_output=True)
+    assert process.returncode == 0, process.stderr.decode()
+    told = [(tmp_path / rank).read_text() for rank in "01"]
+    assert told[0] == told[1]
+    assert "run-02" in told[0]
