@@ -71,14 +71,16 @@ class Fitting:
         """
         if self._module is None:
             return mixed
-        result = dict(mixed)
-        for name, value in _initialized(self._module).items():
+        result, values = dict(mixed), None
+        for name in self._wanted:
             if name in mixed:
                 continue
             if self._first.get(name) in mixed:
                 result[name] = mixed[self._first[name]]
             elif self._selection.include or self._selection.exclude:
-                result[name] = value.detach().cpu().clone() if isinstance(value, Tensor) else value
+                values = values or _initialized(self._module)  # which is a collective where it is sharded
+                if name in values:
+                    result[name] = _copy(values[name])
         return result
 
     def _with_first_names(self, fitted: dict[str, Any]) -> dict[str, Any]:
@@ -98,6 +100,10 @@ class Fitting:
 
 def _equal(one: Any, other: Any) -> bool:
     return isinstance(one, Tensor) and one.shape == other.shape and torch.equal(one, other)
+
+
+def _copy(value: Any) -> Any:
+    return value.detach().cpu().clone() if isinstance(value, Tensor) else value
 
 
 def _initialized(module: nn.Module) -> dict[str, Any]:

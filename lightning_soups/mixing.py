@@ -91,8 +91,9 @@ class Mixer:
             ValueError: See :meth:`mix`.
         """
         writing = write_average if self._adapted is None else self._adapted.write
-        state_dicts, *coefficients = self._arguments(mixture)
-        writing(out, [part(one) for one in state_dicts], *coefficients, device=device, release=self.release)
+        state_dicts, coefficients, by_name = self._arguments(mixture)
+        members = [part(one) for one in state_dicts]
+        writing(out, members, coefficients, by_name, device=device, release=self.release)
 
     def inner_products(
         self, ingredients: Sequence[Ingredient], origin: Ingredient, names: Iterable[str]

@@ -13,10 +13,12 @@ from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel, fully_s
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-from lightning_soups import GreedySoup, SoupTrainer, WiseFT, mixing
-from lightning_soups.evaluation import kept_loop, sharded_module
-from lightning_soups.weights import averaging, running_sum
+from lightning_soups import LearnedSoup, SoupTrainer, WiseFT, mixing
+from lightning_soups.evaluation import sharded_module
+from lightning_soups.weights import WeightNames, averaging, running_sum
 from tests.helpers import CLASSES, FEATURES, Blobs, Classifier, trainer
+
+QUESTION = {"datamodule": Blobs(held_out=129), "monitor": "val_loss", "mode": "min"}
 
 
 class Block(nn.Module):
@@ -57,7 +59,7 @@ class Hooked(FullySharded):
 
 
 class WholeTensors(Classifier):
-    """Its layers have biases and a norm between them that is not parallel."""
+    """Of sizes that can be cut in two."""
 
     def __init__(self, lr: float = 0.05) -> None:
         super().__init__(lr, hidden=8)
@@ -83,9 +85,7 @@ class OnCPU(FSDPStrategy):
 
 
 class Flat(WholeTensors):
-    def __init__(self, lr: float = 0.05, original: bool = True) -> None:
-        super().__init__(lr)
-        self.original = original
+    original = True
 
     def configure_model(self) -> None:
         for index in (0, 2):
@@ -94,6 +94,10 @@ class Flat(WholeTensors):
 
     def _flat(self, part: nn.Module) -> nn.Module:
         return FullyShardedDataParallel(part, device_id=torch.device("cpu"), use_orig_params=self.original)
+
+
+class Flatter(Flat):
+    original = False
 
 
 def full(module: LightningModule) -> dict[str, Tensor]:
@@ -105,10 +109,10 @@ def full(module: LightningModule) -> dict[str, Tensor]:
 
 
 class Spy:
-    """Counts the numbers that are written by all mixing, and read for it."""
+    """Sees the most numbers that were mixed at a time, and how often whole checkpoints were."""
 
     def __init__(self) -> None:
-        self.written = self.read = self.most = self.whole = 0
+        self.most = self.whole = 0
         for place in (averaging, running_sum):
             place.combine = self._spy(place.combine)
         mixing.average = self._average(mixing.average)
@@ -117,7 +121,6 @@ class Spy:
         def spied(jobs, *args, **kwargs):
             jobs = list(jobs)
             self.most = max(self.most, sum(job.out.numel() for job in jobs))
-            self.read += sum(member.numel() for job in jobs for member in job.members)
             return combine(jobs, *args, **kwargs)
 
         return spied
@@ -131,19 +134,16 @@ class Spy:
 
 
 def cook(name: str, module: LightningModule, strategy: Any, folder: Path, output: Path, **kwargs: Any) -> None:
-    spy.most = spy.read = spy.whole = 0
+    spy.most = spy.whole = 0
     before = full(module)
     run = trainer(SoupTrainer, devices=2, strategy=strategy)
-    held_out = kwargs.pop("held_out", 129)
     try:
-        soup = run.cook(module, datamodule=Blobs(held_out=held_out), ingredients=folder, output=output, **kwargs)
-        result = {"scores": [row.score.value for row in soup.trace], "samples": soup.trace[0].samples}
+        soup = run.cook(module, ingredients=folder, output=output, **{**QUESTION, **kwargs})
+        result = {"scores": [[row.score.value, row.early] for row in soup.trace]}
     except Exception as error:
-        import traceback; traceback.print_exc()
         result = {"error": f"{type(error).__name__}: {error}"}
-    rank = distributed.get_rank()
-    sizes = {"most": spy.most, "whole": spy.whole, "rank": rank}
-    flat = isinstance(strategy, FSDPStrategy)
+    sizes = {"rank": distributed.get_rank(), "most": spy.most, "whole": spy.whole}
+    flat = isinstance(strategy, FSDPStrategy)  # and stays so
     changed = [] if flat else [key for key, value in full(module).items() if not torch.equal(value, before[key])]
     sys.stdout.write(json.dumps({"name": name, "changed": changed, **sizes, **result}) + "\n")  # in one piece
     sys.stdout.flush()
@@ -167,6 +167,11 @@ if __name__ == "__main__":
     cook("parallel", Parallel(), model_parallel(1, 2), nets, output / "parallel.ckpt")
     torch.manual_seed(1)
     cook("both", ParallelAndSharded(), model_parallel(2, 1), nets, output / "both.ckpt")
-    for use_orig in (True, False):
-        strategy = OnCPU(process_group_backend="gloo")
-        cook(f"flat {use_orig}", Flat(original=use_orig), strategy, nets, output / f"flat_{use_orig}.ckpt")
+    torch.manual_seed(1)
+    cook("flat", Flat(), OnCPU(process_group_backend="gloo"), nets, output / "flat.ckpt")
+    cook("flatter", Flatter(), OnCPU(process_group_backend="gloo"), nets, output / "flatter.ckpt")
+    cook("learned", Parallel(), model_parallel(1, 2), nets, output / "learned.ckpt", recipe=LearnedSoup())
+    leave_out = {"weights": WeightNames(exclude=("net.2.*",))}
+    cook("left out", Parallel(), model_parallel(1, 2), nets, output / "left_out.ckpt", **leave_out)
+    one_by_one = {"datamodule": Blobs(held_out=65, batch_size=1)}
+    cook("one by one", FullySharded(), model_parallel(2, 1), blocks, output / "one.ckpt", **one_by_one)

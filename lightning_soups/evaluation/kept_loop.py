@@ -278,7 +278,7 @@ class KeptLoop(_EvaluationLoop):
     def _even_out(self, combined: CombinedLoader) -> None:
         """Let all processes have as many batches, where each step is a collective."""
         strategy = self.trainer.strategy
-        if strategy.world_size == 1 or not is_sharded(strategy.model or self.trainer.lightning_module):
+        if self.trainer.world_size == 1 or not is_sharded(strategy.model or self.trainer.lightning_module):
             return
         own = torch.tensor(self._max_batches, dtype=torch.float32, device=strategy.root_device)
         most = strategy.all_gather(own).reshape(-1, len(own)).amax(dim=0).tolist()
