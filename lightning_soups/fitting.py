@@ -81,15 +81,16 @@ class Fitting:
         """
         if self._module is None:
             return mixed
-        result = dict(mixed)
-        for name, value in _initialized(self._module).items():
+        result, values = dict(mixed), None
+        for name in self._wanted:
             if name in mixed:
                 continue
             if self._first.get(name) in mixed:
                 result[name] = mixed[self._first[name]]
             elif self._selection.include or self._selection.exclude:
-                plain = isinstance(value, Tensor) and odd(value) is None
-                result[name] = value.detach().cpu().clone() if plain else value
+                values = values or _initialized(self._module)  # which is a collective where it is sharded
+                if name in values:
+                    result[name] = _copy(values[name])
         return result
 
     def _renamed_by_module(self, checkpoint: Mapping[str, Any]) -> bool:
@@ -123,6 +124,11 @@ class Fitting:
 
 def _equal(one: Any, other: Any) -> bool:
     return isinstance(one, Tensor) and one.shape == other.shape and same_bytes(one, other.to(one.dtype))
+
+
+def _copy(value: Any) -> Any:
+    plain = isinstance(value, Tensor) and odd(value) is None
+    return value.detach().cpu().clone() if plain else value
 
 
 def _initialized(module: nn.Module) -> dict[str, Any]:

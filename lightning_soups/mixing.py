@@ -1,6 +1,6 @@
 """From a mixture to a checkpoint: opens ingredients and averages them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from lightning_soups.mixture import Mixture
 from lightning_soups.opening import open_checkpoint
 from lightning_soups.records import SOUP_KEY, SUMMED_KEY
 from lightning_soups.weights import WeightNames, average, dots, inner_products
-from lightning_soups.weights.averaging import StateDict, differences, write_average
+from lightning_soups.weights.averaging import StateDict, differences, whole, write_average
 from lightning_soups.weights.kinds import refuse_odd
 from lightning_soups.weights.pages import MappedPages
 
@@ -76,19 +76,28 @@ class Mixer:
         # a copy, because a module's on_load_checkpoint may take things out of it
         return {**deepcopy(shell), **mixed}
 
-    def write(self, mixture: Mixture, out: Mapping[str, Tensor], device: torch.device) -> None:
+    def write(
+        self,
+        mixture: Mixture,
+        out: Mapping[str, Tensor],
+        device: torch.device,
+        part: Callable[[StateDict], StateDict] = whole,
+    ) -> None:
         """Write a mixture's weights into tensors that exist, with the bits that :meth:`mix` gives.
 
         Args:
             mixture: What to mix.
             out: Where to write; it needs all names.
             device: Where to compute; it must support float64.
+            part: Takes the part of each member that is mixed, of the shapes of ``out``.
 
         Raises:
             ValueError: See :meth:`mix`.
         """
         writing = write_average if self._adapted is None else self._adapted.write
-        writing(out, *self._arguments(mixture), device=device, release=self.release)
+        state_dicts, coefficients, by_name = self._arguments(mixture)
+        members = [part(one) for one in state_dicts]
+        writing(out, members, coefficients, by_name, device=device, release=self.release)
 
     def inner_products(
         self, ingredients: Sequence[Ingredient], origin: Ingredient, names: Iterable[str]
@@ -139,6 +148,10 @@ class Mixer:
         """
         state_dict: StateDict = self._open(ingredient)["state_dict"]
         return state_dict
+
+    def complete(self, state_dict: StateDict) -> StateDict:
+        """An ingredient's weights and what a mixture has besides, by :meth:`state_dict`."""
+        return state_dict if self._adapted is not None else self._fitting.complete(dict(state_dict))
 
     def _arguments(self, mixture: Mixture) -> tuple[list[StateDict], list[float], dict[str, list[float]]]:
         """Members in the order of their paths, and their coefficients: in general, and of tensors with their own."""

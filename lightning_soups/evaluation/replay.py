@@ -28,6 +28,7 @@ from lightning_soups.evaluation.progress import RecipeProgress
 from lightning_soups.evaluation.recorded import agree, best_recorded_first, exact_scores
 from lightning_soups.evaluation.rejection import EarlyRejection
 from lightning_soups.evaluation.replay_learner import ReplayLearner
+from lightning_soups.evaluation.sharded_module import is_sharded
 from lightning_soups.evaluation.staging import Staging
 from lightning_soups.ingredients import INITIALIZATION, Ingredient, Ingredients
 from lightning_soups.logged import Logged
@@ -178,6 +179,11 @@ class ReplayEvaluator(Evaluator):
 
     def learner(self, loss: str, batch_size: int, validation_share: float, seed: int) -> Learner:
         """See :meth:`Evaluator.learner`."""
+        if is_sharded(self._loop.trainer.lightning_module):
+            raise MisconfigurationException(
+                "Learned soups need the gradients of whole parameters, and this module's are sharded. Cook on one"
+                " device or with DDP."
+            )
         if self._loop.samples_in_pass == 0:
             self._passes.answer(partial(self._prepare, Mixture.uniform(self._ingredients)), None)
         recorded = self._mixer.state_dict(self._ingredients[0])

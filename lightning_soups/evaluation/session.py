@@ -18,6 +18,7 @@ from lightning_soups.evaluation.kept_loop import KeptLoop
 from lightning_soups.evaluation.progress import RecipeProgress
 from lightning_soups.evaluation.rejection import BoundWithdrawnError
 from lightning_soups.evaluation.replay import ReplayEvaluator
+from lightning_soups.evaluation.sharded_module import is_sharded
 from lightning_soups.evaluation.staging import Staging
 from lightning_soups.ingredients import Ingredients
 from lightning_soups.mixing import Mixer
@@ -58,12 +59,17 @@ class HeldOutQuestions:
         """What opens and mixes these ingredients; to be made before anything is written into the live module.
 
         Raises:
-            MisconfigurationException: Adapters cannot be used with this module, strategy or selection.
+            MisconfigurationException: Adapters, or the selection, cannot be used with this module or strategy.
         """
         adapted = adapted_module(loop.trainer, self.ingredients, self.adapters)
         if adapted is not None and self.selection != WeightNames():
             raise MisconfigurationException(
                 f"Adapters are mixed as a whole, so `weights` cannot select or rename their tensors: {self.selection}."
+            )
+        if (self.selection.include or self.selection.exclude) and is_sharded(loop.trainer.lightning_module):
+            raise MisconfigurationException(
+                "`weights` cannot leave tensors out of the mixtures of a sharded module, of which no process has the"
+                f" whole values that it would keep: {self.selection}. Cook on one device or with DDP."
             )
         return Mixer(adapted, self.selection, loop.trainer.lightning_module)
 

@@ -153,6 +153,11 @@ def _check(
             raise ValueError(f"Checkpoint 0 and checkpoint {index} do not fit together:\n" + "\n".join(problems))
 
 
+def whole(state_dict: StateDict) -> StateDict:
+    """Take all of a state dict, where a function that takes a part of one could stand."""
+    return state_dict
+
+
 def differences(first: StateDict, second: StateDict) -> list[str]:
     """Say, a line each, why two state dicts cannot be averaged.
 
