@@ -3,13 +3,19 @@
 import re
 from dataclasses import dataclass
 
+from lightning_soups.evaluation.admission import admit
+from lightning_soups.evaluation.answer import Answer
 from lightning_soups.evaluation.kept_loop import KeptLoop
+from lightning_soups.evaluation.replay import ReplayEvaluator
 from lightning_soups.evaluation.session import HeldOutQuestions, ask
+from lightning_soups.ingredients import Ingredients
 from lightning_soups.loggers import CookLog
+from lightning_soups.mixture import Mixture
 from lightning_soups.paths import any_path
 from lightning_soups.recipes import Recipe
 from lightning_soups.soup import Soup
 from lightning_soups.studies import Study
+from lightning_soups.trace import left_out_row
 
 
 @dataclass(frozen=True)
@@ -28,30 +34,31 @@ class Cook:
 
     def __call__(self, loop: KeptLoop) -> Soup:
         """Cook and save."""
-        trainer, name, ingredients = loop.trainer, self.recipe.name, self.questions.ingredients
+        trainer, name = loop.trainer, self.recipe.name
         path = any_path(self.output, "output")
         state = path.with_name(f"{path.name}.progress.json")
         identity = {"recipe": name, "options": self.recipe.options}
         log = CookLog(trainer, file_name(self.recipe), self.questions.monitor)
-        log.options(name, self.recipe.options, len(ingredients))
-        mixer = self.questions.mixer(loop)
-        with self.questions.evaluator(loop, mixer, name, state, identity) as evaluator:
+        questions, mixer = admit(self.questions, loop)
+        log.options(name, self.recipe.options, len(questions.ingredients))
+        with questions.evaluator(loop, mixer, name, state, identity) as evaluator:
             evaluator.on_answer = log.answer
-            mixture = ask(evaluator, self.recipe.cook, ingredients)
-            answer = evaluator.answer(mixture)
+            mixture, answer = ask(evaluator, self._answered)
+        left_out = evaluator.ingredients.left_out
         soup = Soup(
             mixture,
             answer.score,
             monitor=self.questions.monitor,
             metrics=answer.metrics,
-            trace=evaluator.trace,
+            trace=[*evaluator.trace, *(left_out_row(one, answer.score.mode) for one in left_out)],
             recipe=name,
             options=self.recipe.options,
-            candidates=ingredients,
+            candidates=evaluator.ingredients,
+            left_out=left_out,
             caveats=evaluator.caveats,
             batch_norm=answer.batch_norm,
             statistics=answer.statistics,
-            weights=self.questions.selection,
+            weights=questions.selection,
         )
         if trainer.is_global_zero:
             soup.save(self.output, trainer.lightning_module, mixer=mixer)
@@ -60,6 +67,11 @@ class Cook:
         trainer.strategy.barrier("SoupTrainer.cook")
         log.soup(soup)  # last, so that neither the soup nor the other processes have to wait for it
         return soup
+
+    def _answered(self, ingredients: Ingredients, evaluator: ReplayEvaluator) -> tuple[Mixture, Answer]:
+        """Cook, and have what was chosen answered too: for some recipes that is the first use of its members."""
+        mixture = self.recipe.cook(ingredients, evaluator)
+        return mixture, evaluator.answer(mixture)
 
 
 def file_name(thing: Recipe | Study) -> str:

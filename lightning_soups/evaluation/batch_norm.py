@@ -53,6 +53,11 @@ class RunningStatistics:
     def __len__(self) -> int:
         return len(self._batches)
 
+    @property
+    def names(self) -> list[str]:
+        """The layers' names."""
+        return list(self._layers)
+
     @staticmethod
     def concern(mixture: Mixture) -> bool:
         """Whether a mixture needs statistics of its own; an ingredient as it is has those that were recorded."""

@@ -189,6 +189,11 @@ def differences(first: StateDict, second: StateDict) -> list[str]:
     return [line for lines in groups.values() for line in lines]
 
 
+def layout(state_dict: StateDict) -> frozenset[tuple[str, object, str]]:
+    """What has to be the same of two state dicts that can be averaged: names, shapes, and what kind of numbers."""
+    return frozenset((name, getattr(value, "shape", None), _kind(value)) for name, value in state_dict.items())
+
+
 def _shape(value: Any) -> str:
     return f", shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
 

@@ -1,0 +1,79 @@
+"""Which ingredients are let in: what is found before any work is done, agreed on by all processes."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from lightning_soups.bad_ingredients import LeftOut, settle
+from lightning_soups.checking import ContentChecks
+from lightning_soups.evaluation.agreement import agreed, damaged
+from lightning_soups.evaluation.kept_loop import KeptLoop
+from lightning_soups.evaluation.session import HeldOutQuestions
+from lightning_soups.ingredients import Ingredient, Ingredients
+from lightning_soups.judging import bad_scores, other_initializations, other_monitors
+from lightning_soups.mixing import Mixer
+
+
+def admit(
+    questions: HeldOutQuestions, loop: KeptLoop, check_content: bool = False, checks: ContentChecks | None = None
+) -> tuple[HeldOutQuestions, Mixer]:
+    """Open all ingredients and leave out, or refuse, those that cannot be used; every process must call this.
+
+    Args:
+        questions: With all ingredients.
+        loop: The kept loop, running, before anything is written into the live module.
+        check_content: Whether to read all that the ingredients hold as well, instead of at its first use.
+        checks: Remembers what was checked before.
+
+    Returns:
+        The same with the ingredients that are let in, and what has opened them.
+
+    Raises:
+        BadIngredientError: The policy is to refuse, or no ingredient is left.
+        MisconfigurationException: Adapters cannot be used with this module, strategy or selection.
+    """
+    found = _of_all_processes(loop, questions.ingredients)
+    while True:
+        if not found:
+            settle(found.left_out, questions.on_bad_ingredient, 0)
+        questions = replace(questions, ingredients=found)
+        mixer = questions.mixer(loop, checks)
+        bad = agreed(loop, mixer.open_all(found))
+        found = found.without(bad)
+        if mixer.holds_weights or not bad:
+            break  # adapters are opened anew without the bad ones: the first ones say what the base is
+    found = found.without(bad_scores(found, questions.monitor))
+    if questions.monitor_of_most:
+        found = found.without(other_monitors(found, questions.monitor))
+    if questions.on_bad_ingredient == "skip" or not questions.tests_each:
+        found = found.without(other_initializations(found))
+    if check_content and (questions.on_bad_ingredient == "skip" or not _worse(found.left_out)):
+        found = found.without(damaged(loop, mixer, found))
+    settle(found.left_out, questions.on_bad_ingredient, len(found))
+    for ingredient in set(questions.ingredients) - set(found):
+        mixer.close(ingredient)
+    return replace(questions, ingredients=found), mixer
+
+
+def _of_all_processes(loop: KeptLoop, found: Ingredients) -> Ingredients:
+    """Those that every process has found, in one order; another one may have looked while a file came or went."""
+    if loop.trainer.world_size == 1:
+        return found
+    strategy, everyone = loop.trainer.strategy, range(loop.trainer.world_size)
+    all_found: list[list[Ingredient]] = [strategy.broadcast(list(found), src=rank) for rank in everyone]
+    paths = [{str(one.path) for one in own} for own in all_found]
+    common = set.intersection(*paths)
+    left_out = [one for rank in everyone for one in strategy.broadcast(list(found.left_out), src=rank)]
+    missed = [
+        LeftOut(one.path, one.run, f"process {rank} did not find it, or could not read it")
+        for own in all_found
+        for one in own
+        for rank in everyone
+        if str(one.path) not in paths[rank]
+    ]
+    why = {str(one.path): one for one in reversed([*left_out, *missed])}
+    kept = [one for one in found if str(one.path) in common]
+    return Ingredients(kept, found.directory, found.given_initialization, list(why.values())[::-1])
+
+
+def _worse(left_out: Iterable[LeftOut]) -> bool:
+    return any(not one.is_copy for one in left_out)
