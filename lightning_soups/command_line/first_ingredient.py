@@ -13,7 +13,8 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule, LightningModule
 
-from lightning_soups.ingredients import Ingredient
+from lightning_soups.bad_ingredients import BadIngredientError, LeftOut, reason_of
+from lightning_soups.ingredients import Ingredient, Ingredients
 from lightning_soups.opening import is_adapter, open_checkpoint
 from lightning_soups.other_name import refuse_other_name
 
@@ -114,6 +115,21 @@ class FirstIngredient:
             f"The first ingredient, {str(self.path)!r}, does not say of which class it is a checkpoint (LightningCLI"
             f" saves it when it is given as --model). Pass --model my_module.MyModel; {held if arguments else none}."
         )
+
+
+def first_that_opens(ingredients: Ingredients) -> FirstIngredient:
+    """The first ingredient that can be read: cooking says what is wrong with those before it.
+
+    Raises:
+        BadIngredientError: None can be read.
+    """
+    bad = []
+    for ingredient in ingredients:
+        try:
+            return FirstIngredient(ingredient)
+        except (ValueError, OSError) as error:
+            bad.append(LeftOut(ingredient.path, ingredient.run, reason_of(error)))
+    raise BadIngredientError(bad, all_of_them=True)
 
 
 def accepted_arguments(path: Path, class_path: str) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from lightning_soups.command_line.showing import show_left_out
 from lightning_soups.ingredients import Ingredient, Ingredients
 from lightning_soups.listing import list_ingredients
 from lightning_soups.tables import ingredients_table, make_console
@@ -57,6 +58,7 @@ def _print_table(found: Ingredients, listed: Sequence[Ingredient], mentioned: Se
     console.print(f"{which} ingredients in {found.directory}", style="bold", markup=False, soft_wrap=True)
     if listed:
         console.print(ingredients_table(listed, "", metrics=metrics))
+    show_left_out(found.left_out)
 
 
 def _print_json(listed: Sequence[Ingredient]) -> None:
