@@ -12,12 +12,13 @@ from lightning_soups.score import Mode
 from lightning_soups.weights import fingerprint
 
 
-def bad_scores(ingredients: Iterable[Ingredient], monitor: str) -> list[LeftOut]:
+def bad_scores(ingredients: Iterable[Ingredient], monitor: str, finite: bool = True) -> list[LeftOut]:
     """Find ingredients whose record lacks the value that they were recorded for, or has one that is no finite number.
 
     Args:
         ingredients: Any; those without a record have nothing to be judged by.
         monitor: The metric that is cooked by.
+        finite: Whether values have to be finite.
     """
     bad = []
     for one in ingredients:
@@ -26,7 +27,7 @@ def bad_scores(ingredients: Iterable[Ingredient], monitor: str) -> list[LeftOut]
             reason = f"its record has no value of {one.monitor!r}, the metric that it was recorded for"
         elif one.mode is not None and one.mode not in get_args(Mode):
             reason = f"its record has the mode {one.mode!r}, which is neither 'min' nor 'max'"
-        else:
+        elif finite:
             for name in dict.fromkeys(filter(None, (one.monitor, monitor))):
                 if not math.isfinite(one.metrics.get(name, 0.0)):
                     reason = f"its recorded {name!r} is {one.metrics[name]}: it diverged"

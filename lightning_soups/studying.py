@@ -113,7 +113,7 @@ class Measure:
             BadIngredientError: An ingredient was changed since the study chose.
         """
         trainer, questions = loop.trainer, self.chosen.questions
-        mixer = questions.mixer(loop, ContentChecks(self.chosen.checked))
+        mixer = questions.mixer(loop, ContentChecks(self.chosen.checked, finite=not questions.takes_diverged))
         ingredients = questions.ingredients
         if bad := agreed(loop, mixer.open_all(ingredients)) or damaged(loop, mixer, ingredients):
             raise BadIngredientError(bad)

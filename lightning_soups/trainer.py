@@ -217,7 +217,9 @@ class SoupTrainer(Trainer):
             raise MisconfigurationException(f"`study` must be a Study such as Interpolation(), got {study!r}.")
         policy = validate_on_bad_ingredient(on_bad_ingredient)
         found = _select(find_ingredients(ingredients, initialization), where)
-        questions = _questions(found, monitor, mode, early_rejection, weights, policy)
+        questions = replace(
+            _questions(found, monitor, mode, early_rejection, weights, policy), takes_diverged=study.takes_diverged
+        )
         default = found.directory / "studies" / file_name(study)
         stem = default if output is None else any_path(output, "output")
         check_writable(stem, "output")

@@ -353,7 +353,7 @@ def test_other_initializations(soups: Path) -> None:
 
 def test_other_monitors(soups: Path) -> None:
     record_again(checkpoint_of(soups), monitor="val_loss", mode="min")
-    with pytest.raises(BadIngredientError, match="run-01.*recorded by 'val_loss', and most others by 'val_acc'"):
+    with pytest.raises(BadIngredientError, match=r"run-01.*recorded by 'val_loss', and most others by 'val_acc'"):
         cook(soups)
     soup = cook(soups, on_bad_ingredient="skip")
     assert (soup.monitor, [one.run for one in soup.left_out]) == ("val_acc", ["run-01"])

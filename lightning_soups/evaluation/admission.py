@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from lightning_soups.bad_ingredients import LeftOut, settle
-from lightning_soups.checking import ContentChecks
 from lightning_soups.evaluation.agreement import agreed, damaged
 from lightning_soups.evaluation.kept_loop import KeptLoop
 from lightning_soups.evaluation.session import HeldOutQuestions
@@ -13,16 +12,13 @@ from lightning_soups.judging import bad_scores, other_initializations, other_mon
 from lightning_soups.mixing import Mixer
 
 
-def admit(
-    questions: HeldOutQuestions, loop: KeptLoop, check_content: bool = False, checks: ContentChecks | None = None
-) -> tuple[HeldOutQuestions, Mixer]:
+def admit(questions: HeldOutQuestions, loop: KeptLoop, check_content: bool = False) -> tuple[HeldOutQuestions, Mixer]:
     """Open all ingredients and leave out, or refuse, those that cannot be used; every process must call this.
 
     Args:
         questions: With all ingredients.
         loop: The kept loop, running, before anything is written into the live module.
         check_content: Whether to read all that the ingredients hold as well, instead of at its first use.
-        checks: Remembers what was checked before.
 
     Returns:
         The same with the ingredients that are let in, and what has opened them.
@@ -36,12 +32,12 @@ def admit(
         if not found:
             settle(found.left_out, questions.on_bad_ingredient, 0)
         questions = replace(questions, ingredients=found)
-        mixer = questions.mixer(loop, checks)
+        mixer = questions.mixer(loop)
         bad = agreed(loop, mixer.open_all(found))
         found = found.without(bad)
         if mixer.holds_weights or not bad:
             break  # adapters are opened anew without the bad ones: the first ones say what the base is
-    found = found.without(bad_scores(found, questions.monitor))
+    found = found.without(bad_scores(found, questions.monitor, finite=not questions.takes_diverged))
     if questions.monitor_of_most:
         found = found.without(other_monitors(found, questions.monitor))
     if questions.on_bad_ingredient == "skip" or not questions.tests_each:

@@ -41,6 +41,7 @@ class HeldOutQuestions:
         selection: Which tensors of the ingredients are mixed, and what they are called.
         on_bad_ingredient: Whether to refuse ingredients that cannot be used, or to leave them out.
         tests_each: Whether what asks finds out by itself which ingredients started from other weights.
+        takes_diverged: Whether what asks is about NaN and infinity as well.
         monitor_of_most: Whether ``monitor`` is what most ingredients were recorded by, and not what the user said.
     """
 
@@ -53,6 +54,7 @@ class HeldOutQuestions:
     selection: WeightNames = field(default_factory=WeightNames)
     on_bad_ingredient: OnBadIngredient = "error"
     tests_each: bool = True
+    takes_diverged: bool = False
     monitor_of_most: bool = False
 
     def mixer(self, loop: KeptLoop, checks: ContentChecks | None = None) -> Mixer:
@@ -70,6 +72,7 @@ class HeldOutQuestions:
             raise MisconfigurationException(
                 f"Adapters are mixed as a whole, so `weights` cannot select or rename their tensors: {self.selection}."
             )
+        checks = checks or ContentChecks(finite=not self.takes_diverged)
         return Mixer(adapted, self.selection, loop.trainer.lightning_module, checks)
 
     @contextmanager
