@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable
-from typing import get_args
+from typing import Any, get_args
 
 from lightning_soups.bad_ingredients import LeftOut
 from lightning_soups.ingredients import Ingredient, Ingredients
@@ -27,11 +27,13 @@ def bad_scores(ingredients: Iterable[Ingredient], monitor: str, finite: bool = T
             reason = f"its record has no value of {one.monitor!r}, the metric that it was recorded for"
         elif one.mode is not None and one.mode not in get_args(Mode):
             reason = f"its record has the mode {one.mode!r}, which is neither 'min' nor 'max'"
-        elif finite:
+        else:
             for name in dict.fromkeys(filter(None, (one.monitor, monitor))):
-                if not math.isfinite(one.metrics.get(name, 0.0)):
-                    reason = f"its recorded {name!r} is {one.metrics[name]}: it diverged"
-                    break
+                value: Any = one.metrics.get(name, 0.0)
+                if not isinstance(value, (int, float)):
+                    reason = f"its recorded {name!r} is no number: {value!r}"
+                elif finite and not math.isfinite(value):
+                    reason = f"its recorded {name!r} is {value}: it diverged"
         if reason is not None:
             bad.append(LeftOut(one.path, one.run, reason))
     return bad
