@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lightning_soups.weights import WeightNames, fit
+from lightning_soups.weights.averaging import layout
 from lightning_soups.weights.kinds import odd, same_bytes
 from lightning_soups.weights.tied import tied_names
 
@@ -24,13 +25,18 @@ class Fitting:
     Args:
         selection: Which tensors to use, and what to call them.
         module: What the ingredients are checkpoints of. Without one, all get the names of the first.
+
+    Attributes:
+        module_layout: Names, shapes and kinds of the module's tensors; empty without a module.
     """
 
     def __init__(self, selection: WeightNames, module: nn.Module | None = None) -> None:
         self._selection = selection
         self._module = module
         self._wanted: list[str] = [] if module is None else list(module.state_dict())
-        self._first = {} if module is None else tied_names(_initialized(module))
+        initialized = {} if module is None else _initialized(module)
+        self._first = tied_names(initialized)
+        self.module_layout: frozenset[object] = layout(initialized)
         self._found: dict[str, None] = {}
         self._rules: set[str] = set()
 

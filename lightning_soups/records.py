@@ -99,6 +99,8 @@ def read_record(path: AnyPath) -> dict[str, Any]:
             f"The record {str(path)!r} has format {record['format']}; this version reads format {FORMAT}. Upgrade"
             " lightning-soups to read newer records."
         )
+    if not isinstance(record.get("sha256"), (str, type(None))):  # older records have none
+        raise ValueError(f"The record {str(path)!r} has no valid 'sha256': {record['sha256']!r}.")
     if not is_plain_name(record["checkpoint"]):
         raise ValueError(f"The record {str(path)!r} points outside its folder: {record['checkpoint']!r}.")
     for name, value in record["metrics"].items():
