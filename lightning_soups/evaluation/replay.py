@@ -254,6 +254,7 @@ class ReplayEvaluator(Evaluator):
             MisconfigurationException: It is no mixture of the given ingredients, or its score is NaN or the worst there
                 is, such as an infinite loss.
         """
+        self._check(mixture)
         self._use(mixture)  # of what an interrupted cook has found, perhaps for the first time
         metrics = self.metrics(mixture)
         answer = Answer(self._known.full[mixture][0], metrics)
