@@ -130,7 +130,7 @@ def test_checkpoints_of_any_kind_are_found_as_files_and_as_folders(tmp_path: Pat
         (tmp_path / name / "config.json").write_text("{}")
     torch.save(value, tmp_path / "b" / "pytorch_model.bin")
     with pytest.warns(UserWarning, match=r"torch\.distributed is disabled"):
-        dcp.save(value, checkpoint_id=str(tmp_path / "step=3.ckpt"), no_dist=True)
+        dcp.save(value, checkpoint_id=str(tmp_path / "step=3.ckpt"))
     torch.save({"epoch": 3, "hyper_parameters": {"lr": 0.1}}, tmp_path / "step=3.ckpt" / "meta.pt")
     (tmp_path / "logs").mkdir()
     for pattern in ("*", "**"):  # the second matches the files inside as well
