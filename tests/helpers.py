@@ -13,6 +13,9 @@ from torchmetrics.classification import MulticlassAccuracy
 from lightning_soups import Ingredient, Soup, SoupCallback
 
 FEATURES, CLASSES = 6, 3
+shards_on_cpu = pytest.mark.skipif(
+    not hasattr(torch.cpu.Stream, "record_event"), reason="torch 2.6 has fully_shard for accelerators only"
+)
 
 
 def blobs(samples: int, seed: int, noise: float = 1.6) -> TensorDataset:
