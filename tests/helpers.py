@@ -16,6 +16,9 @@ from lightning_soups import Ingredient, Soup, SoupCallback
 from lightning_soups.content import content_hash
 
 FEATURES, CLASSES = 6, 3
+shards_on_cpu = pytest.mark.skipif(
+    not hasattr(torch.cpu.Stream, "record_event"), reason="torch 2.6 has fully_shard for accelerators only"
+)
 
 
 def blobs(samples: int, seed: int, noise: float = 1.6) -> TensorDataset:

@@ -128,6 +128,7 @@ def test_torn_records_are_refused_by_name(tmp_path: Path, text: str) -> None:
         Ingredients.load(tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_checkpoints_of_any_kind_are_found_as_files_and_as_folders(tmp_path: Path) -> None:
     value = {"w": torch.zeros(1)}
     for name in ("a-v1.5", "b"):
@@ -135,8 +136,7 @@ def test_checkpoints_of_any_kind_are_found_as_files_and_as_folders(tmp_path: Pat
         save_file(value, tmp_path / name / "model.safetensors")
         (tmp_path / name / "config.json").write_text("{}")
     torch.save(value, tmp_path / "b" / "pytorch_model.bin")
-    with pytest.warns(UserWarning, match=r"torch\.distributed is disabled"):
-        dcp.save(value, checkpoint_id=str(tmp_path / "step=3.ckpt"), no_dist=True)
+    dcp.save(value, checkpoint_id=str(tmp_path / "step=3.ckpt"))
     torch.save({"epoch": 3, "hyper_parameters": {"lr": 0.1}}, tmp_path / "step=3.ckpt" / "meta.pt")
     (tmp_path / "logs").mkdir()
     for pattern in ("*", "**"):  # the second matches the files inside as well
