@@ -22,7 +22,7 @@ def cooked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Lines]:
     """All cooks, in one start of two processes; the folder, and what each process said of each cook."""
     folder = tmp_path_factory.mktemp("sharded")
     record(folder / "blocks", [0.5, 0.5, 0.5], make=Whole)
-    record(folder / "nets", [0.5, 0.5, 0.5], make=WholeTensors)
+    record(folder / "nets", [0.8, 1.0, 1.2, 1.5], make=WholeTensors)
     command = [sys.executable, "-m", "tests.sharded", folder / "blocks", folder / "nets", folder]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert finished.returncode == 0, finished.stderr[-2000:]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics import Metric
 
-from lightning_soups.evaluation.sharded_module import local
+from lightning_soups.evaluation.sharded_module import local, wraps_flat_parameters
 
 _IMMUTABLE = (int, float, complex, str, bytes, bool, type(None))
 _LEFT_ALONE: tuple[type, ...] = (
@@ -117,4 +117,4 @@ def _set_state(metric: Metric, state: dict[str, Any], updates: int) -> None:
 def _with_submodules(owners: Iterable[object]) -> Iterator[object]:
     for owner in owners:
         everything = owner.modules() if isinstance(owner, nn.Module) else [owner]
-        yield from (one for one in everything if not isinstance(one, Metric))
+        yield from (one for one in everything if not isinstance(one, Metric) and not wraps_flat_parameters(one))

@@ -26,7 +26,15 @@ def is_sharded(module: nn.Module) -> bool:
 
 def has_flat_parameters(module: nn.Module) -> bool:
     """Whether parameters are hidden in the flat ones of ``FullyShardedDataParallel``."""
-    return any(isinstance(one, FlatParameters) for one in module.modules())
+    return any(map(wraps_flat_parameters, module.modules()))
+
+
+def wraps_flat_parameters(thing: object) -> bool:
+    """Whether something is a ``FullyShardedDataParallel``, whose attributes are its own business.
+
+    It takes a tensor that has its memory back for one that is gathered already, and steps then use what is in it.
+    """
+    return distributed.is_available() and isinstance(thing, FlatParameters)
 
 
 def reshard(module: nn.Module) -> None:
