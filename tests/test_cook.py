@@ -165,6 +165,8 @@ def test_the_trace_says_what_each_question_cost(recorded: Path, tmp_path: Path) 
 class Ascending(Recipe):
     """A stranger's recipe: asks the same twice, mixes unevenly."""
 
+    tests_each = True  # ingredients of every initialization are welcome
+
     def __init__(self, share: float = 0.25) -> None:
         self.share = share
 
