@@ -1,18 +1,13 @@
 """The content of checkpoints as hashes: what tells that one has changed, or that an answer is about another one."""
 
 import hashlib
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-from rich.progress import track
 
 from lightning_soups.ingredients import Ingredient
 from lightning_soups.local_copies import local_copy
 from lightning_soups.opening import files_of
 
 _CHUNK = 1 << 20
-_THREADS = 4  # hashing releases the interpreter; disks gain little from more
 
 
 def content_hash(path: Path) -> str:
@@ -33,19 +28,24 @@ def content_hash(path: Path) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def content_hashes(ingredients: Iterable[Ingredient]) -> dict[Ingredient, str]:
-    """The content of ingredients: as recorded when they were saved, or else hashed now, with a progress bar.
+class ContentHashes:
+    """Says what ingredients hold: as recorded when they were saved, or else hashed when first asked for."""
 
-    Raises:
-        OSError: One cannot be read.
-        ValueError: There is no room for the local copy of a remote one.
-    """
-    known = {one: one.sha256 for one in ingredients}
-    unknown = [one for one, recorded in known.items() if recorded is None]
-    with ThreadPoolExecutor(_THREADS) as threads:
-        found = threads.map(lambda one: content_hash(local_copy(one.path)), unknown)
-        hashed = list(track(found, "Hashing ingredients", len(unknown), transient=True, disable=len(unknown) < 2))
-    return {one: recorded or "" for one, recorded in known.items()} | dict(zip(unknown, hashed, strict=True))
+    def __init__(self) -> None:
+        self._known: dict[Ingredient, str] = {}
+
+    def __call__(self, ingredient: Ingredient) -> str:
+        """The content of an ingredient.
+
+        Raises:
+            OSError: It cannot be read.
+            ValueError: There is no room for the local copy of a remote one.
+        """
+        if ingredient.sha256 is not None:
+            return ingredient.sha256
+        if ingredient not in self._known:
+            self._known[ingredient] = content_hash(local_copy(ingredient.path))
+        return self._known[ingredient]
 
 
 def _hash(path: Path) -> str:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from lightning_soups.evaluation.kept_loop import KeptLoop
 from lightning_soups.evaluation.session import HeldOutQuestions, ask
+from lightning_soups.lock import on_rank_zero, sole_writer
 from lightning_soups.loggers import CookLog
-from lightning_soups.paths import any_path
+from lightning_soups.paths import AnyPath, any_path
 from lightning_soups.recipes import Recipe
 from lightning_soups.soup import Soup
 from lightning_soups.studies import Study
@@ -28,14 +29,16 @@ class Cook:
 
     def __call__(self, loop: KeptLoop) -> Soup:
         """Cook and save."""
-        trainer, name, ingredients = loop.trainer, self.recipe.name, self.questions.ingredients
         path = any_path(self.output, "output")
-        state = path.with_name(f"{path.name}.progress.json")
-        identity = {"recipe": name, "options": self.recipe.options}
+        with on_rank_zero(loop.trainer.strategy, sole_writer(path)):
+            return self._cook(loop, path)
+
+    def _cook(self, loop: KeptLoop, path: AnyPath) -> Soup:
+        trainer, name, ingredients = loop.trainer, self.recipe.name, self.questions.ingredients
         log = CookLog(trainer, file_name(self.recipe), self.questions.monitor)
         log.options(name, self.recipe.options, len(ingredients))
         mixer = self.questions.mixer(loop)
-        with self.questions.evaluator(loop, mixer, name, state, identity) as evaluator:
+        with self.questions.evaluator(loop, mixer, name, path) as evaluator:
             evaluator.on_answer = log.answer
             mixture = ask(evaluator, self.recipe.cook, ingredients)
             answer = evaluator.answer(mixture)

@@ -161,6 +161,23 @@ def write_json(path: AnyPath, content: Any) -> None:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def append_durably(path: Path, line: bytes) -> None:
+    """Add a line to a file, so that it is on disk on return; a torn line that a dead writer left stays apart.
+
+    Args:
+        path: Is created, with its folder, when there is none.
+        line: Ends in a line feed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else b"\n" + line
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def safe_name(text: str) -> str:
     """Make a string usable as a file name on Linux, macOS and Windows; letters of any script stay."""
     return re.sub(r"[^\w.=+-]+", "_", text).strip("._") or "_"

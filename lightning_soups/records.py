@@ -28,7 +28,6 @@ INITIALIZATIONS = "initializations"
 SOUP_KEY = "lightning_soups"  # what a soup's checkpoint holds beside its weights
 SUMMED_KEY = "lightning_soups_adapter"  # and that of a soup of adapters, so that it can be written as one
 SHARED_FIELDS = ("hyperparameters", "initialization", "epoch", "step", "monitor", "mode", "exact")
-_PROGRESS = ".progress.json"  # what a cook left that was interrupted
 _FIELDS = {
     "format": int,
     "checkpoint": str,
@@ -48,7 +47,7 @@ _FIELDS = {
 
 def find_records(directory: AnyPath) -> list[AnyPath]:
     """List the records of a soup directory in the order of their paths."""
-    return in_order(path for path in fresh(directory).glob(PATTERN) if not path.name.endswith(_PROGRESS))
+    return in_order(fresh(directory).glob(PATTERN))
 
 
 def is_record(path: AnyPath) -> bool:

@@ -54,10 +54,9 @@ class Choose:
 
     def __call__(self, loop: KeptLoop) -> Chosen:
         """Let the study choose."""
-        study, state = self.study, self.stem.with_name(f"{self.stem.name}.progress.json")
-        identity = {"study": study.name, "options": study.options}
+        study = self.study
         mixer = self.questions.mixer(loop)
-        with self.questions.evaluator(loop, mixer, study.name, state, identity) as evaluator:
+        with self.questions.evaluator(loop, mixer, study.name, self.stem) as evaluator:
             plan = ask(evaluator, study.choose, self.questions.ingredients)
         evaluator.forget_state()
         caveats = [*evaluator.caveats, *_about_statistics(loop, mixer, self.questions.ingredients)]

@@ -53,6 +53,11 @@ class RunningStatistics:
     def __len__(self) -> int:
         return len(self._batches)
 
+    @property
+    def digest(self) -> str | None:
+        """What the training batches are, once they have been read."""
+        return self._batches.digest
+
     @staticmethod
     def concern(mixture: Mixture) -> bool:
         """Whether a mixture needs statistics of its own; an ingredient as it is has those that were recorded."""
@@ -65,6 +70,10 @@ class RunningStatistics:
         if mixture not in self._known:
             self._known[mixture] = self.recalculate()
         self._copy(self._known[mixture])
+
+    def knows(self, mixture: Mixture) -> bool:
+        """Whether a mixture was written, so that there are statistics of it."""
+        return mixture in self._known
 
     def of(self, mixture: Mixture) -> dict[str, Tensor]:
         """The recalculated statistics of a mixture that was written, by name, on CPU."""

@@ -1,5 +1,6 @@
 """Held-out batches decoded once: the first pass keeps them, later passes use what was kept."""
 
+import itertools
 import pickle
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -16,6 +17,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from lightning_soups.evaluation.batch_store import BatchStore, bytes_of, same_batch
+from lightning_soups.evaluation.digest import Digest
 from lightning_soups.evaluation.resample import can_resample, resample
 
 CacheBatches = Literal["auto", "device", "host", "off"]
@@ -88,6 +90,9 @@ class CachedLoader:
         limit: How many batches a full pass takes; infinite when that is not known.
         budget: Where batches may be kept.
         before_reading: Called before the loader is iterated, which may start worker processes.
+
+    Attributes:
+        digest: What the batches of the first full pass were, as a short text; None before it.
     """
 
     def __init__(
@@ -100,6 +105,7 @@ class CachedLoader:
         self._first: BatchStore | None = None
         self._changes: bool | None = None
         self.store: BatchStore | None = None
+        self.digest: str | None = None
 
     def __len__(self) -> int:
         return len(self.loader)  # type: ignore[arg-type]
@@ -111,7 +117,12 @@ class CachedLoader:
             return
         self.before_reading()
         store, allowed = None, 0
+        digest = Digest() if self.digest is None else None
         for index, batch in enumerate(self.loader):
+            if digest is not None:
+                digest.update(batch)
+                if index + 1 == self.limit:
+                    self.digest = str(digest)
             if index == 0:
                 self._remember(batch)
                 store, allowed = self._new_store(batch)
@@ -120,8 +131,16 @@ class CachedLoader:
             if store is not None and len(store) == self.limit:
                 self.store = store  # now, because nobody asks for one batch more than the limit
             yield batch
+        if digest is not None:
+            self.digest = str(digest)
         if store is not None and self.limit == float("inf"):
             self.store = store
+
+    def read(self) -> None:
+        """Read what a full pass would, so that it is kept and :attr:`digest` is known."""
+        limit = None if self.limit == float("inf") else int(self.limit)
+        for _ in itertools.islice(self, limit):
+            pass
 
     def _remember(self, batch: Any) -> None:
         if self._first is None:

@@ -1,5 +1,7 @@
 """Lightning's validate or test loop, entered once and replayed for every question."""
 
+import itertools
+import math
 import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import nullcontext, suppress
@@ -16,7 +18,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from lightning_soups.evaluation.cache import CacheBatches, CachedLoader, MemoryBudget
+from lightning_soups.evaluation.digest import Digest
 from lightning_soups.evaluation.exact_sampler import ExactSource
+from lightning_soups.evaluation.interruption import stop_if_told, without_requeue_checkpoint
 from lightning_soups.evaluation.kept_attributes import KeptAttributes
 from lightning_soups.evaluation.muted import muted
 from lightning_soups.evaluation.progress import RecipeProgress
@@ -111,7 +115,8 @@ class KeptLoop(_EvaluationLoop):
                 f" {self._trainer_fn.value} dataloaders, they are empty or cut to 0 batches by the trainer, or the"
                 " module has no step for them."
             )
-        return [JobResult(self._job(self))]
+        with without_requeue_checkpoint(self.trainer):
+            return [JobResult(self._job(self))]
 
     @property
     def samples_in_pass(self) -> int:
@@ -187,6 +192,22 @@ class KeptLoop(_EvaluationLoop):
         budget = MemoryBudget(self.trainer, self._cache_batches, kind)
         return CachedLoader(loader, limit, budget, self._before_reading)
 
+    def data_digests(self) -> list[str]:
+        """What the held-out data of this process is, as a short text for each dataloader.
+
+        It is read for that unless a pass has done so; where it is not kept, as in a pass over it.
+        """
+        if self.loaders is None:
+            digest, most = Digest(), max(self._max_batches)
+            assert self._combined_loader is not None
+            for batch, _, _ in itertools.islice(self._combined_loader, None if math.isinf(most) else int(most)):
+                digest.update(batch)
+            return [str(digest)]
+        for loader in self.loaders:
+            if loader.digest is None:
+                loader.read()
+        return [str(loader.digest) for loader in self.loaders]
+
     def reset(self) -> None:
         """Start a pass, over the kept batches instead of the user's dataloaders, which stay visible to hooks."""
         users = self._combined_loader
@@ -215,6 +236,7 @@ class KeptLoop(_EvaluationLoop):
             self._step_and_look(batch, batch_idx, dataloader_idx, *args)
 
     def _step_and_look(self, batch: Any, batch_idx: int, dataloader_idx: int, *args: Any) -> None:
+        stop_if_told(self.trainer)
         super()._evaluation_step(batch, batch_idx, dataloader_idx, *args)
         if self._uneven and (names := synced_in_every_batch(self.trainer)):
             self.trainer.strategy.barrier()  # all raise: none may leave while another is inside this batch's collective

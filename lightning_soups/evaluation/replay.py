@@ -15,14 +15,16 @@ from lightning_soups.evaluation.answer import Answer, Meter
 from lightning_soups.evaluation.batch_norm import RunningStatistics
 from lightning_soups.evaluation.batch_norm_setup import BatchNormOptions, set_up
 from lightning_soups.evaluation.cache import caveats_about_changes
+from lightning_soups.evaluation.context import data_context
 from lightning_soups.evaluation.evaluator import Evaluator
+from lightning_soups.evaluation.journal import Journal
 from lightning_soups.evaluation.kept_loop import KeptLoop
+from lightning_soups.evaluation.known import KnownAnswers
 from lightning_soups.evaluation.learner import Learner
 from lightning_soups.evaluation.live_weights import LiveWeights
 from lightning_soups.evaluation.module_state import UnsavedState
 from lightning_soups.evaluation.monitor import Monitor
 from lightning_soups.evaluation.progress import RecipeProgress
-from lightning_soups.evaluation.recipe_state import RecipeState
 from lightning_soups.evaluation.recorded import agree, best_recorded_first, exact_scores
 from lightning_soups.evaluation.rejection import EarlyRejection
 from lightning_soups.evaluation.replay_learner import ReplayLearner
@@ -49,7 +51,8 @@ class ReplayEvaluator(Evaluator):
         early_rejection: Whether to end a pass once it provably cannot reach the score to beat.
         staging: Reads ingredients ahead.
         mixer: Opens and mixes ingredients.
-        state: Where the recipe's progress is kept.
+        journal: Keeps what is found out.
+        context: What answers depend on besides the mixture, the data and the metric.
         batch_norm: What to do about running statistics; None averages them.
 
     Attributes:
@@ -69,7 +72,8 @@ class ReplayEvaluator(Evaluator):
         early_rejection: bool,
         mixer: Mixer,
         staging: Staging,
-        state: RecipeState,
+        journal: Journal,
+        context: Mapping[str, str],
         batch_norm: BatchNormOptions | None = None,
     ) -> None:
         self.trace: list[Question] = []
@@ -81,13 +85,11 @@ class ReplayEvaluator(Evaluator):
         self._monitor = Monitor(monitor, mode, loop.trainer.strategy)
         self._staging = staging
         self._mixer = mixer
-        self._state = state
+        self._journal = journal
         self._weights = LiveWeights(loop.trainer, mixer, staging)
         self._unsaved = UnsavedState(loop.trainer.lightning_module)
         self._passes = EarlyRejection(loop, monitor, early_rejection)
-        self._answers: dict[Mixture, tuple[Score, dict[str, float]]] = {}
-        self._recorded: dict[Mixture, Score] = {}
-        self._below: dict[Mixture, Score] = {}
+        self._known = KnownAnswers(self._monitor, journal)
         self._incumbent: Score | None = None
         self._following: dict[Ingredient, Ingredient] = {}
         self._expect(list(ingredients))
@@ -95,6 +97,10 @@ class ReplayEvaluator(Evaluator):
         self._statistics: RunningStatistics | None = None
         if batch_norm is not None:
             self._statistics = set_up(batch_norm, loop, mixer, ingredients, self._write)
+        asked = {"the monitor": f"{monitor} {mode}", "early rejection": str(early_rejection)}
+        journal.begin(lambda: {**context, **asked, **data_context(loop, self._statistics)})
+        self.caveats += journal.caveats
+        self._looked = journal.resumes  # two readings of the data gave the same
 
     @property
     def mode(self) -> Mode | None:
@@ -105,14 +111,26 @@ class ReplayEvaluator(Evaluator):
         """See :meth:`Evaluator.score`."""
         self._check(mixture)
         meter = Meter(self._loop)
-        score = self._known(mixture, beat)
-        cached = score is not None
-        if score is None:
-            score = self._evaluate(mixture, beat)
-        accepted = None if beat is None else score >= beat
-        early = score is self._below.get(mixture)
-        self._note(meter.question(mixture, score, accepted, cached=cached, early=early, label=label))
-        return score
+        score = self._known.score(mixture, beat)
+        if score is not None:
+            accepted, early = None if beat is None else score >= beat, score is self._known.below.get(mixture)
+            self._note(meter.question(mixture, score, accepted, cached=True, early=early, label=label))
+            return score
+        recalled = self._known.recall(mixture, beat, label)
+        if recalled is not None:
+            row, metrics = recalled
+        else:
+            score, metrics = self._evaluate(mixture, beat)
+            accepted = None if beat is None else score >= beat
+            row = meter.question(mixture, score, accepted, early=metrics is None, label=label)
+            self._known.write_down(row, metrics)
+        self._known.remember(mixture, row.score, metrics)
+        if metrics is not None and (self._incumbent is None or row.score >= (beat or self._incumbent)):
+            self._incumbent = row.score
+            if recalled is None:
+                self._passes.set_incumbent()
+        self._note(row)
+        return row.score
 
     def rank(self, ingredients: Ingredients, as_recorded: bool = False) -> list[Ingredient]:
         """See :meth:`Evaluator.rank`.
@@ -133,12 +151,12 @@ class ReplayEvaluator(Evaluator):
 
     def metrics(self, mixture: Mixture, label: str = "") -> dict[str, float]:
         """See :meth:`Evaluator.metrics`."""
-        if mixture not in self._answers:
+        if mixture not in self._known.full:
             self.score(mixture, label=label)
-        if mixture not in self._answers:  # it was ranked as recorded
-            self._recorded.pop(mixture)
+        if mixture not in self._known.full:  # it was ranked as recorded
+            self._known.recorded.pop(mixture)
             self.score(mixture, label=label)
-        return self._answers[mixture][1]
+        return self._known.full[mixture][1]
 
     def inner_products(self, ingredients: Sequence[Ingredient], origin: Ingredient) -> dict[str, Tensor]:
         """See :meth:`Evaluator.inner_products`; every process measures for itself, and gets the same."""
@@ -168,15 +186,15 @@ class ReplayEvaluator(Evaluator):
 
     def load_state(self, key: str) -> dict[str, Any] | None:
         """See :meth:`Evaluator.load_state`."""
-        return self._state.load(key)
+        return self._journal.load_state(key)
 
     def save_state(self, key: str, state: dict[str, Any]) -> None:
         """See :meth:`Evaluator.save_state`."""
-        self._state.save(key, state)
+        self._journal.save_state(key, state)
 
     def forget_state(self) -> None:
-        """The recipe has finished: what it saved is not needed any more."""
-        self._state.forget()
+        """The recipe has finished and its soup is saved: nothing is left to resume."""
+        self._journal.forget()
 
     def answer(self, mixture: Mixture) -> Answer:
         """All about the mixture that a recipe chose; it is evaluated unless that was done before.
@@ -187,7 +205,7 @@ class ReplayEvaluator(Evaluator):
             MisconfigurationException: It is no mixture of the given ingredients, or its score is NaN.
         """
         metrics = self.metrics(mixture)
-        answer = Answer(self._answers[mixture][0], metrics)
+        answer = Answer(self._known.full[mixture][0], metrics)
         if self._statistics is not None and self._statistics.concern(mixture):
             answer = self._better_statistics(self._statistics, mixture, answer)
         if math.isnan(answer.score.value):
@@ -200,10 +218,10 @@ class ReplayEvaluator(Evaluator):
     def take_rejections_back(self, why: str) -> None:
         """Forget which candidates were rejected early; full answers stay."""
         self.trace = [row for row in self.trace if not row.early]
-        self._below.clear()
-        self._add_caveat(
-            f"Candidates had been rejected early, but {why}. The recipe was started again without rejecting early."
-        )
+        self._known.below.clear()
+        caveat = f"Candidates had been rejected early, but {why}. The recipe was started again without rejecting early."
+        self._journal.withdraw_rejections(caveat)
+        self._add_caveat(caveat)
 
     def _check(self, mixture: object) -> None:
         if not isinstance(mixture, Mixture):
@@ -220,14 +238,6 @@ class ReplayEvaluator(Evaluator):
         """Read ingredients ahead in this order."""
         self._following = dict(itertools.pairwise(order))
 
-    def _known(self, mixture: Mixture, beat: Score | None) -> Score | None:
-        if mixture in self._answers:
-            return self._answers[mixture][0]
-        if mixture in self._recorded:
-            return self._recorded[mixture]
-        below = self._below.get(mixture)
-        return below if below is not None and beat is not None and not below >= beat else None
-
     def _rank_as_recorded(self, ingredients: Ingredients) -> list[Ingredient] | None:
         recorded = exact_scores(ingredients, self._monitor.name, self._monitor.mode)
         if recorded is None:
@@ -235,46 +245,49 @@ class ReplayEvaluator(Evaluator):
         ranked = sorted(ingredients, key=recorded.__getitem__, reverse=True)
         self._expect(ranked)
         if not agree(ranked[0].metrics, self.metrics(Mixture.uniform(ranked[:1]))):
-            self._recorded.clear()
+            self._known.recorded.clear()
             rank_zero_info(
                 f"Evaluating {ranked[0].name!r} again gave other values than were recorded with it, so all ingredients"
                 " are evaluated: the held-out data, the precision or the module may have changed."
             )
             return None
-        self._recorded.update({Mixture.uniform([ingredient]): score for ingredient, score in recorded.items()})
+        self._known.recorded.update({Mixture.uniform([ingredient]): score for ingredient, score in recorded.items()})
         for ingredient in ranked[1:]:
             self.score(Mixture.uniform([ingredient]))
         return ranked
 
-    def _evaluate(self, mixture: Mixture, beat: Score | None) -> Score:
+    def _evaluate(self, mixture: Mixture, beat: Score | None) -> tuple[Score, dict[str, float] | None]:
+        """Returns the score and every metric; or a bound, and None, when the mixture cannot reach ``beat``."""
         result = self._passes.answer(partial(self._prepare, mixture), beat)
         if isinstance(result, Score):
-            self._below[mixture] = result
             if self._statistics is not None:
                 self._statistics.forget(mixture)
-            return result
-        if not self._answers:
+            return result, None
+        if not self._looked:
+            self._looked = True
             self._look_for_changes()
-        score = self._monitor.score(result)
-        self._answers[mixture] = score, _values(result)
-        if self._incumbent is None or score >= (beat or self._incumbent):
-            self._incumbent = score
-            self._passes.set_incumbent()
-        return score
+        return self._monitor.score(result), _values(result)
 
     def _better_statistics(self, statistics: RunningStatistics, mixture: Mixture, known: Answer) -> Answer:
         """Score a mixture with the other kind of statistics, too; recalculated ones are served in a draw."""
-        meter = Meter(self._loop)
-        self._prepare(mixture, recalculate=not statistics.every)
-        logged = self._loop.one_pass()
-        other = Answer(self._monitor.score(logged), _values(logged))
+        other_kind = "averaged" if statistics.every else "recalculated"
+        recalled = self._known.recall(mixture, None, "", other_kind)
+        if recalled is None:
+            meter = Meter(self._loop)
+            self._prepare(mixture, recalculate=not statistics.every)
+            logged = self._loop.one_pass()
+            recalled = meter.question(mixture, self._monitor.score(logged), None), _values(logged)
+            self._known.write_down(*recalled, other_kind)
+        row, metrics = recalled
+        other = Answer(row.score, metrics or {})
         recalculated, averaged = (known, other) if statistics.every else (other, known)
         better = recalculated.score >= averaged.score
         for answer, kind, kept in ((averaged, "averaged", not better), (recalculated, "recalculated", better)):
-            measured = meter if answer is other else Meter(self._loop)
-            label, cached = f"soup, statistics {kind}", answer is known
-            self._note(measured.question(mixture, answer.score, kept, cached=cached, label=label))
+            again = Meter(self._loop).question(mixture, answer.score, None, cached=True)
+            self._note(replace(again if answer is known else row, accepted=kept, label=f"soup, statistics {kind}"))
         if better:
+            if not statistics.knows(mixture):
+                self._prepare(mixture, recalculate=True)
             return replace(recalculated, batch_norm="recalculated", statistics=statistics.of(mixture))
         return replace(averaged, batch_norm="averaged")
 

@@ -3,16 +3,18 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_soups.adapters import AdapterAverage, adapted_module
+from lightning_soups.content import ContentHashes
 from lightning_soups.evaluation.batch_norm_setup import BatchNormOptions
+from lightning_soups.evaluation.context import module_context
 from lightning_soups.evaluation.evaluator import Evaluator
+from lightning_soups.evaluation.journal import Journal, journal_of
 from lightning_soups.evaluation.kept_loop import KeptLoop
 from lightning_soups.evaluation.progress import RecipeProgress
-from lightning_soups.evaluation.recipe_state import RecipeState
 from lightning_soups.evaluation.rejection import BoundWithdrawnError
 from lightning_soups.evaluation.replay import ReplayEvaluator
 from lightning_soups.evaluation.staging import Staging
@@ -61,30 +63,22 @@ class HeldOutQuestions:
         return Mixer(adapted, self.selection, loop.trainer.lightning_module)
 
     @contextmanager
-    def evaluator(
-        self, loop: KeptLoop, mixer: Mixer, name: str, state: AnyPath, identity: dict[str, Any]
-    ) -> Iterator[ReplayEvaluator]:
+    def evaluator(self, loop: KeptLoop, mixer: Mixer, name: str, output: AnyPath) -> Iterator[ReplayEvaluator]:
         """Set an evaluator up.
 
         Args:
             loop: The kept loop, running.
             mixer: Opens and mixes ingredients.
             name: Of the recipe or study, for the progress bar.
-            state: The file in which progress is kept.
-            identity: What must be the same for that file to be of use.
+            output: What is being made; the journal is beside it.
         """
         trainer = loop.trainer
         mixer.open_all(self.ingredients)
         pin = trainer.strategy.root_device.type == "cuda"
         progress = RecipeProgress(trainer, name, len(self.ingredients) - 1)
-        paths = [str(ingredient.path) for ingredient in self.ingredients]
-        whole = {
-            **identity,
-            "ingredients": paths,
-            "monitor": self.monitor,
-            "adapters": self.adapters,
-            "weights": asdict(self.selection),
-        }
+        mixed = mixer.state_dict(self.ingredients[0]).keys() if mixer.holds_weights else ()
+        context = module_context(loop, mixed)
+        context["how ingredients are mixed"] = f"{self.adapters} {asdict(self.selection)}"
         with progress, Staging(mixer, pin) as staging:
             loop.progress = progress
             yield ReplayEvaluator(
@@ -96,7 +90,8 @@ class HeldOutQuestions:
                 early_rejection=self.early_rejection,
                 mixer=mixer,
                 staging=staging,
-                state=RecipeState(state, whole, trainer.strategy),
+                journal=Journal(journal_of(output), trainer.strategy, ContentHashes()),
+                context=context,
                 batch_norm=self.batch_norm,
             )
 

@@ -23,7 +23,6 @@ from lightning_soups.studies.result import StudyResult
 
 SOUPS = "soups"
 STUDIES = "studies/*.json"
-_UNFINISHED = ".progress.json"  # what an interrupted study left behind
 _MEDIA_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}  # of figures, in the order of preference
 _TEXTS = ("study", "monitor", "metric", "created")
 _OBJECTS = ("options", "models", "versions")
@@ -54,7 +53,7 @@ def read_contents(directory: AnyPath) -> Contents:
 
     ingredients = by_monitor(read_all(records.find_records(directory), _read_ingredient), judge_ingredient)
     soups = by_monitor(read_all(outputs.soups_in(directory / SOUPS), _read_soup), judge_soup)
-    results = [path for path in in_order(directory.glob(STUDIES)) if not path.name.endswith(_UNFINISHED)]
+    results = in_order(directory.glob(STUDIES))
     studies = read_all(results, _read_study)
     if not (ingredients or soups or studies or failures):
         raise ValueError(

@@ -217,19 +217,19 @@ def test_a_cook_that_is_interrupted_resumes_and_ends_with_the_same_soup(
     monkeypatch.setattr(ReplayLearner, "gradient", gradient)
     with pytest.raises(PowerCutError):
         cook("resumed.ckpt")
-    assert (tmp_path / "resumed.ckpt.progress.json").exists()
+    assert (tmp_path / ".resumed.ckpt.journal.state").exists()
     resumed = cook("resumed.ckpt")
     assert steps == [*range(18), *range(17, 30)]
     assert resumed.mixture == whole.mixture
     assert resumed.score == whole.score
-    assert not (tmp_path / "resumed.ckpt.progress.json").exists()
+    assert not (tmp_path / ".resumed.ckpt.journal.state").exists()
 
 
 def test_progress_of_another_recipe_is_not_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record(tmp_path, [0.02, 0.1])
     arguments = {"datamodule": Blobs(), "ingredients": tmp_path, "output": tmp_path / "s.ckpt"}
-    state = tmp_path / "s.ckpt.progress.json"
-    monkeypatch.setattr("lightning_soups.evaluation.recipe_state.RecipeState.forget", lambda self: None)
+    state = tmp_path / ".s.ckpt.journal.state"
+    monkeypatch.setattr("lightning_soups.evaluation.journal.Journal.forget", lambda self: None)
     trainer(SoupTrainer).cook(Classifier(), recipe=LearnedSoup(steps=3), **arguments)
     kept = state.read_text()
     soup = trainer(SoupTrainer).cook(Classifier(), recipe=LearnedSoup(steps=2), **arguments)

@@ -182,15 +182,15 @@ def test_progress_with_other_data_is_not_taken_up(tmp_path: Path, monkeypatch: p
     record(tmp_path, [0.1, 0.5, 1.0])
     recipe = LearnedSoup(steps=12)
     with monkeypatch.context() as patched:
-        patched.setattr("lightning_soups.evaluation.recipe_state.RecipeState.forget", lambda self: None)
+        patched.setattr("lightning_soups.evaluation.journal.Journal.forget", lambda self: None)
         cook(tmp_path, recipe)
-    assert (tmp_path / "s.ckpt.progress.json").exists()
+    assert (tmp_path / ".s.ckpt.journal.state").exists()
     for ingredient in Ingredients.load(tmp_path):
         checkpoint = read_checkpoint(ingredient.path)
         weights = {name: 0.5 * tensor for name, tensor in checkpoint["state_dict"].items()}
         torch.save({**checkpoint, "state_dict": weights}, ingredient.path)
     resumed = cook(tmp_path, recipe)
-    assert not (tmp_path / "s.ckpt.progress.json").exists()
+    assert not (tmp_path / ".s.ckpt.journal.state").exists()
     assert resumed.mixture == cook(tmp_path, recipe).mixture
 
 

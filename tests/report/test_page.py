@@ -210,7 +210,6 @@ def test_what_cannot_be_read_is_listed_and_the_rest_is_there(directory: Path) ->
     study_result(options=["no object"]).save(studies / "options")
     study_result(conclusions=(1,)).save(studies / "conclusions")
     study_result(models={"start": {}}).save(studies / "models")
-    (studies / "interpolation.progress.json").write_text("{}")
     read = page(directory)
     reasons = {
         "runs/run-00/": "cannot be read",
@@ -232,7 +231,6 @@ def test_what_cannot_be_read_is_listed_and_the_rest_is_there(directory: Path) ->
         assert reason.replace("'", "&#x27;") in entry
     assert "10 files could not be read" in read.text
     assert "No ingredients. 1 soup: UniformSoup. 1 study: Interpolation." in read.text
-    assert "progress.json" not in read.text
 
 
 @pytest.mark.filterwarnings("ignore:The folder gets no config.json")
@@ -241,7 +239,7 @@ def test_soups_of_every_format_are_found(directory: Path) -> None:
     names = ["greedy.pt", "greedy.pth", "greedy.safetensors", "greedy"]
     for name in names:
         soup.save(directory / "soups" / name)
-    (directory / "soups" / "unfinished.progress.json").write_text("{}")
+    (directory / "soups" / ".unfinished.ckpt.journal").write_text("{}")
     torch.save({}, directory / "soups" / "weights.pt")
     text = page(directory).text
     for name in ["greedy.ckpt", *names]:

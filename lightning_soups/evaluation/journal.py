@@ -1,0 +1,234 @@
+"""What a cook has found out so far, on disk: one that was interrupted continues where it was."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.strategies import Strategy
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+
+from lightning_soups.files import append_durably, replacing, write_json
+from lightning_soups.ingredients import Ingredient
+from lightning_soups.mixture import Mixture
+from lightning_soups.paths import AnyPath
+
+_CHECK = 16  # hexadecimal digits that a line begins with, of the hash of the rest
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A finished evaluation, as the journal holds it.
+
+    Args:
+        value: The monitored metric; of a candidate that was rejected early the best that it could have reached.
+        mode: Its direction.
+        metrics: Every metric that was logged; None of a candidate that was rejected early.
+        batches: Batches that the answer took.
+        samples: Samples that it took.
+        seconds: Wall time that it took.
+    """
+
+    value: float
+    mode: str
+    metrics: dict[str, float] | None
+    batches: int
+    samples: int
+    seconds: float
+
+
+def journal_of(output: AnyPath) -> AnyPath:
+    """Where the journal of what makes an output is; globs do not match it."""
+    return output.with_name(f".{output.name}.journal")
+
+
+class Journal:
+    """A file with one line for each finished evaluation, which is on the disk as soon as it is known.
+
+    What a recipe saves of itself, such as an optimizer's state, is in a file beside it that is replaced every time.
+
+    A line is only found again by the same question: about a mixture of ingredients with the same content (not only the
+    same names), in the same *context*, which is all else that an answer depends on. A line that was torn when its
+    writer died, or is damaged, counts as not there. Rank zero reads and writes; all processes are told the same.
+
+    Every process must call the methods, at the same points.
+
+    Args:
+        path: The file. At a URL it is replaced as a whole for every line.
+        strategy: Tells the other processes what rank zero has read.
+        content: Says what an ingredient holds, see :func:`~lightning_soups.content.content_hash`; called on rank zero.
+
+    Attributes:
+        is_left: Whether there is a journal of a cook that was interrupted.
+        resumes: Whether that was in the same context, so that some of it can be used.
+        caveats: What that cook had found about its scores.
+    """
+
+    def __init__(self, path: AnyPath, strategy: Strategy, content: Callable[[Ingredient], str]) -> None:
+        self._path = path
+        self._strategy = strategy
+        self._content = content
+        self._lines: list[dict[str, Any]] = _read(path) if strategy.is_global_zero else []
+        self._context: str | None = None
+        self._found: dict[str, Finding] = {}
+        self._state_path: AnyPath = path.with_name(f"{path.name}.state")
+        self._states: dict[str, Any] = {}
+        self._writes = True
+        self._ask_context: Callable[[], Mapping[str, str]] = dict
+        self.resumes = False
+        self.caveats: list[str] = []
+        left = strategy.is_global_zero and (any("found" in line for line in self._lines) or self._state_path.exists())
+        self.is_left = strategy.broadcast(left)
+
+    def begin(self, context: Callable[[], Mapping[str, str]]) -> None:
+        """Say what answers depend on, besides the mixture; what is known already can be asked for then.
+
+        Args:
+            context: What that is called, and texts that change with it. To know the held-out data it has to be read,
+                which a pass does anyway; so without an interrupted cook this is called with the first answer only.
+        """
+        self._ask_context = context
+        if self.is_left:
+            self._begin()
+
+    def _begin(self) -> None:
+        context = self._ask_context()
+        self._context = name = _digest(json.dumps(context, sort_keys=True))
+        if self._strategy.is_global_zero:
+            for line in self._lines:
+                if line.get("context") == name:
+                    self._take_up(line)
+            self._states = _read_states(self._state_path, name)
+            if self._found or self._states:
+                rank_zero_info(f"Resuming from {str(self._path)!r}: {len(self._found)} evaluations are known already.")
+            elif self.is_left:
+                rank_zero_info(f"{str(self._path)!r} is not resumed from, {self._what_is_new(context)}.")
+            self._write({"context": name, "of": dict(context)})
+        if self.is_left:
+            resumes = bool(self._found or self._states)
+            self.resumes, self.caveats = self._strategy.broadcast((resumes, self.caveats))
+
+    def recall(self, mixture: Mixture, kind: str = "") -> Finding | None:
+        """What is known of a mixture from before the interruption; None when that is nothing.
+
+        Args:
+            mixture: What is asked about.
+            kind: What tells several evaluations of one mixture apart.
+        """
+        if not self.resumes:
+            return None
+        own = self._found.get(self._key(mixture, kind)) if self._strategy.is_global_zero else None
+        return self._strategy.broadcast(own)
+
+    def note(self, mixture: Mixture, finding: Finding, kind: str = "") -> None:
+        """Keep a finished evaluation. See :meth:`recall`."""
+        if self._context is None:
+            self._begin()
+        if self._strategy.is_global_zero:
+            self._write({"context": self._context, "key": self._key(mixture, kind), "found": vars(finding)})
+
+    def withdraw_rejections(self, caveat: str) -> None:
+        """Forget which candidates were rejected early, and why that was wrong."""
+        self._found = {key: one for key, one in self._found.items() if one.metrics is not None}
+        if self._strategy.is_global_zero:
+            self._write({"context": self._context, "withdrawn": caveat})
+
+    def load_state(self, key: str) -> dict[str, Any] | None:
+        """What was saved last under a key; None when there is nothing."""
+        return self._strategy.broadcast(self._states.get(key)) if self.resumes else None
+
+    def save_state(self, key: str, state: Mapping[str, Any]) -> None:
+        """Replace what was saved before under a key."""
+        if self._context is None:
+            self._begin()
+        if self._strategy.is_global_zero:
+            self._states[key] = state
+            content = {"context": self._context, "states": self._states}
+            self._try_to_write(lambda: write_json(self._state_path, content))
+
+    def forget(self) -> None:
+        """The soup is saved: nothing of this is needed any more."""
+        if self._strategy.is_global_zero:
+            self._state_path.unlink(missing_ok=True)
+            self._path.unlink(missing_ok=True)
+
+    def _take_up(self, line: Mapping[str, Any]) -> None:
+        if "found" in line:
+            self._found[line["key"]] = Finding(**line["found"])
+        elif "withdrawn" in line:
+            self._found = {key: one for key, one in self._found.items() if one.metrics is not None}
+            self.caveats.append(line["withdrawn"])
+
+    def _what_is_new(self, context: Mapping[str, str]) -> str:
+        before = [line["of"] for line in self._lines if "of" in line]
+        new = [what for what, text in context.items() if before and before[-1].get(what) != text]
+        return "for this has changed since: " + ", ".join(new) if new else "for it is of something else"
+
+    def _key(self, mixture: Mixture, kind: str) -> str:
+        """Members in the order in which they are summed, by what they hold; the bits of a mixture depend on no more."""
+        members = sorted(mixture, key=lambda member: member.place)
+        content = [self._content(member) for member in members]
+        coefficients = [[own[member].hex() for member in members] for own in (mixture.coefficients,)]
+        layers = {layer: [own[member].hex() for member in members] for layer, own in sorted(mixture.layers.items())}
+        return _digest(json.dumps([kind, content, coefficients, layers]))
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._lines.append(line)
+        self._try_to_write(lambda: self._write_line(line))
+
+    def _write_line(self, line: Mapping[str, Any]) -> None:
+        if isinstance(self._path, Path):
+            append_durably(self._path, _written(line))
+        else:
+            with replacing(self._path) as temporary:
+                temporary.write_bytes(b"".join(map(_written, self._lines)))
+
+    def _try_to_write(self, write: Callable[[], None]) -> None:
+        if not self._writes:
+            return
+        try:
+            write()
+        except OSError as error:
+            self._writes = False
+            rank_zero_warn(
+                f"The journal {str(self._path)!r} cannot be written: {error}. The cook goes on, but what it finds out"
+                " from now on would be lost if it were interrupted."
+            )
+
+
+def _written(line: Mapping[str, Any]) -> bytes:
+    text = json.dumps(line)
+    return f"{_digest(text)} {text}\n".encode()
+
+
+def _read(path: AnyPath) -> list[dict[str, Any]]:
+    try:
+        written = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        rank_zero_warn(f"The journal {str(path)!r} of an earlier cook cannot be read, so nothing is resumed: {error}")
+        return []
+    lines = []
+    for one in written:
+        check, _, text = one.partition(b" ")
+        if check.decode("ascii", "replace") == hashlib.sha256(text).hexdigest()[:_CHECK]:
+            lines.append(json.loads(text))
+    return lines
+
+
+def _read_states(path: AnyPath, context: str) -> dict[str, Any]:
+    """What recipes saved of themselves in a context; nothing when there is no such file, or it is of another one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    of_this = isinstance(content, dict) and content.get("context") == context
+    states = content.get("states") if of_this else None
+    return states if isinstance(states, dict) else {}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:_CHECK]
