@@ -29,7 +29,7 @@ class Recording:
     """
 
     def __init__(self, case: Fit, scratch: Path, others: Fit | None = None) -> None:
-        self.name = f"record {case.module}, save_top_k={case.top_k}" + ("" if others is None else ", beside another run")
+        self.name = case.name
         self._case = case
         self._others = scratch / "others"
         self._others.mkdir(parents=True)
@@ -176,10 +176,11 @@ def _well(outcome: processes.Outcome) -> processes.Outcome:
     return outcome
 
 
-def recordings(scratch: Path) -> Sequence[Recording]:
-    """All scenarios of recording."""
-    return [
-        Recording(Fit(), scratch / "top 2"),
-        Recording(Fit(lr=0.1, top_k=-1), scratch / "all", others=Fit(lr=0.3, run="another")),
-        Recording(Fit(lr=0.3, module="normalized", top_k=1), scratch / "top 1"),
-    ]
+def recordings(scratch: Path, only: str = "") -> Sequence[Recording]:
+    """All scenarios of recording whose names have a text in them."""
+    cases = {
+        Fit(): None,
+        Fit(lr=0.1, top_k=-1): Fit(lr=0.3, run="another"),
+        Fit(lr=0.3, module="normalized", top_k=1): None,
+    }
+    return [Recording(case, scratch / case.name, others) for case, others in cases.items() if only in case.name]

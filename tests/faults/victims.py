@@ -3,8 +3,9 @@
 import logging
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_soups import GreedySoup, LearnedSoup, PrunedSoup, Recipe, Soup, SoupCallback, SoupTrainer, UniformSoup
+from lightning_soups.evaluation.journal import Journal
 from lightning_soups.weights import fingerprint
 from tests.faults import processes
 from tests.faults.steps import watch_batches
 from tests.helpers import CLASSES, FEATURES, Blobs, Classifier, blobs, trainer
 
 RUN, BEGUN = "victim", "begun"
+BATCH, NOTED, SAVED = "b", "|", "s"
 
 
 class Ordered(Blobs):
@@ -66,6 +69,10 @@ class Fit:
     epochs: int = 5
     run: str = RUN
 
+    @property
+    def name(self) -> str:
+        return f"record {self.module}, save_top_k={self.top_k}"
+
 
 @dataclass(frozen=True)
 class Cooking:
@@ -84,6 +91,11 @@ class Cooking:
     module: str = "plain"
     before: bool = False
     options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def name(self) -> str:
+        options = "".join(f", {name}={value}" for name, value in self.options)
+        return f"cook {self.recipe}, {self.module}, {self.output}{options}" + (", over a soup" if self.before else "")
 
 
 def recipes() -> dict[str, Recipe]:
@@ -107,6 +119,7 @@ class Told(Callback):
 
 def append(path: Path, text: str) -> None:
     """Add a line at once; what was added survives the process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
         os.write(file, text.encode())
@@ -146,14 +159,21 @@ def fit(case: Fit, soups: Path, told: Path, training: Path) -> None:
     fitting.fit(module, datamodule=Ordered(batch_size=16), ckpt_path=last if last.exists() else None, weights_only=True)
 
 
-def cook(case: Cooking, soups: Path) -> dict[str, Any]:
+def cook(case: Cooking, soups: Path, work: Path) -> dict[str, Any]:
     """Cook.
 
+    Args:
+        case: What to cook.
+        soups: The soup directory.
+        work: The file that is told what this process does, on a line of its own: a character for every batch, finished
+            evaluation and saved state of a recipe.
+
     Returns:
-        What was chosen and what it took.
+        What was chosen.
     """
     quiet()
-    _count_batches()
+    append(work, "\n")
+    _watch_work(work)
     module = MODULES[case.module]()
     before, training = fingerprint(module.state_dict()), module.training
     soup = trainer(SoupTrainer).cook(
@@ -164,8 +184,8 @@ def cook(case: Cooking, soups: Path) -> dict[str, Any]:
         output=str(soups / "soups" / case.output),
         **dict(case.options),
     )
-    untouched = fingerprint(module.state_dict()) == before and module.training == training
-    return {**described(soup), "untouched": untouched, "batches": len(_seen), "hooks": _hooks(module)}
+    untouched = fingerprint(module.state_dict()) == before and module.training == training and not _hooks(module)
+    return {**described(soup), "untouched": untouched}
 
 
 def described(soup: Soup) -> dict[str, Any]:
@@ -177,23 +197,36 @@ def described(soup: Soup) -> dict[str, Any]:
         "metrics": soup.metrics,
         "weights": fingerprint(soup.state_dict()),
         "asked": [
-            (row.label, [one.name for one in row.mixture], row.score.value, row.accepted, row.early)
+            (row.label, [one.name for one in row.mixture], row.accepted, None if row.early else row.score.value)
             for row in soup.trace
         ],
         "batch_norm": soup.batch_norm,
     }
 
 
-_seen: list[None] = []
+@cache
+def _count_batches() -> None:
+    watch_batches(Classifier, partial(processes.step, "batch"))
 
 
 @cache
-def _count_batches() -> None:
+def _watch_work(work: Path) -> None:
     def on_batch() -> None:
-        _seen.append(None)
+        append(work, BATCH)
         processes.step("batch")
 
     watch_batches(Classifier, on_batch)
+    for name, character in (("note", NOTED), ("save_state", SAVED)):
+        setattr(Journal, name, _followed_by(getattr(Journal, name), partial(append, work, character)))
+
+
+def _followed_by(function: Callable[..., Any], action: Callable[[], None]) -> Callable[..., Any]:
+    def followed(*args: Any, **kwargs: Any) -> Any:
+        value = function(*args, **kwargs)
+        action()
+        return value
+
+    return followed
 
 
 def _hooks(module: nn.Module) -> int:
