@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.faults.steps import Kill, Steps
+from tests.reliability.steps import Kill, Steps
 
 _current: Steps | None = None
 

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader
 from lightning_soups import GreedySoup, LearnedSoup, PrunedSoup, Recipe, Soup, SoupCallback, SoupTrainer, UniformSoup
 from lightning_soups.evaluation.journal import Journal
 from lightning_soups.weights import fingerprint
-from tests.faults import processes
-from tests.faults.steps import watch_batches
+from tests.reliability import processes
+from tests.reliability.steps import watch_batches
 from tests.helpers import CLASSES, FEATURES, Blobs, Classifier, blobs, trainer
 
 RUN, BEGUN = "victim", "begun"

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from lightning_soups import Ingredients, Soup
 from lightning_soups.mixture import Mixture
-from tests.faults import processes
-from tests.faults.reading import readable
-from tests.faults.victims import BATCH, MODULES, NOTED, SAVED, Cooking, Fit, Ordered, cook, described, fit
+from tests.reliability import processes
+from tests.reliability.reading import readable
+from tests.reliability.victims import BATCH, MODULES, NOTED, SAVED, Cooking, Fit, Ordered, cook, described, fit
 from tests.helpers import mean, reference_greedy
 
 LEARNING_RATES = (0.03, 0.3, 0.1, 1.0, 0.06, 0.2)

@@ -1,6 +1,6 @@
 """Kills recording and cooking at many points and checks after each kill that what the design promises holds.
 
-    python -m tests.faults --kills 200 --seed 0 --json faults.json
+    python -m tests.reliability.kills --kills 200 --seed 0 --json faults.json
 
 Prints a table; exits with 1 when anything was violated. A round can be run again alone by its number: ``--first 17
 --kills 1``.
@@ -20,10 +20,10 @@ from typing import Any, Protocol
 
 from jsonargparse import auto_cli
 
-from tests.faults import processes
-from tests.faults.cooking import cooks
-from tests.faults.recording import recordings
-from tests.faults.steps import SYNC, How, Kill
+from tests.reliability import processes
+from tests.reliability.cooking import cooks
+from tests.reliability.recording import recordings
+from tests.reliability.steps import SYNC, How, Kill
 
 # In turn. Half of all kills are at steps; a third does to what is not on the disk what a crash of the machine may do.
 _HOW: tuple[How, ...] = ("step", "torn", "step", "power", "time", "step")

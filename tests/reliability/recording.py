@@ -12,9 +12,9 @@ import torch
 from lightning_soups import Ingredients
 from lightning_soups.records import find_records, read_record
 from lightning_soups.weights import fingerprint
-from tests.faults import processes
-from tests.faults.reading import readable
-from tests.faults.victims import BEGUN, Fit, fit
+from tests.reliability import processes
+from tests.reliability.reading import readable
+from tests.reliability.victims import BEGUN, Fit, fit
 
 Key = tuple[int, int]  # epoch and step
 
