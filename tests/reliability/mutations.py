@@ -125,9 +125,12 @@ def json_text(chance: random.Random, data: bytes) -> bytes:
         content = json.loads(data)
     except ValueError:
         return flip(chance, data)
-    for _ in range(chance.choice((1, 1, 1, 2, 4))):
-        content = _with_other_value(chance, content)
-    text = json.dumps(content)
+    try:
+        for _ in range(chance.choice((1, 1, 1, 2, 4))):
+            content = _with_other_value(chance, content)
+        text = json.dumps(content)
+    except (OverflowError, ValueError):  # a number that has become too large
+        return flip(chance, data)
     depth = chance.choice((3, 200, 100_000))
     return text.replace(f'"{_DEEP}"', "[" * depth + "]" * depth).encode("utf-8", "surrogatepass")
 
