@@ -16,6 +16,7 @@ from lightning_soups.callback import SoupCallback
 from lightning_soups.command_line.first_ingredient import PARTS, FirstIngredient, accepted_arguments
 from lightning_soups.command_line.ls import HELP as LS_HELP
 from lightning_soups.command_line.ls import add_ls_arguments, run_ls
+from lightning_soups.command_line.named_classes import NamedImports, folders_of
 from lightning_soups.command_line.peek import peek
 from lightning_soups.command_line.showing import is_ours, show_soup, show_study
 from lightning_soups.ingredients import Ingredients
@@ -26,6 +27,7 @@ from lightning_soups.sweep.command import HELP as SWEEP_HELP
 from lightning_soups.sweep.command import SweepOptions, run_sweep
 from lightning_soups.sweep.trial import UnrunnableError
 from lightning_soups.trainer import SoupTrainer
+from lightning_soups.visible import visible
 
 _GIVEN = ("model", "dataloaders", "datamodule")  # what the CLI itself gives to a trainer's method
 _WITHOUT_TRAINER = ("report", "ls")
@@ -67,13 +69,14 @@ class SoupCLI(LightningCLI):
 
         Configs that come as objects are parsed without a warning about the command line.
         """
-        origin = self._take_defaults_from_ingredients(parser, args)
-        if isinstance(args, (dict, Namespace)):
-            self.config = parser.parse_object(args)
-        else:
-            super().parse_arguments(parser, args)
+        with NamedImports() as imports:
+            origin = self._take_defaults_from_ingredients(parser, args, imports)
+            if isinstance(args, (dict, Namespace)):
+                self.config = parser.parse_object(args)
+            else:
+                super().parse_arguments(parser, args)
         if origin is not None:
-            rank_zero_only(print)(origin)
+            rank_zero_only(print)(visible(origin))
 
     def instantiate_classes(self) -> None:
         """Instantiate trainer, model and data; a sweep does so once per trial instead, others need none."""
@@ -178,29 +181,31 @@ class SoupCLI(LightningCLI):
         try:
             run_sweep(shared, options, self.fit_once, parser, self._construction.get("args"))
         except (ValueError, MisconfigurationException, UnrunnableError) as error:
-            self._subcommand_parsers["sweep"].error(str(error))
+            self._subcommand_parsers["sweep"].error(visible(str(error), lines=True))
 
     def _run_report(self) -> None:
         options = {name: self.config.report[name] for name in self._subcommand_method_arguments["report"]}
         try:
             path = write_report(**options)
         except (ValueError, OSError) as error:
-            self._subcommand_parsers["report"].error(str(error))
-        print(f"Saved to {path}")
+            self._subcommand_parsers["report"].error(visible(str(error), lines=True))
+        print(visible(f"Saved to {path}"))
 
     def _run_ls(self) -> None:
         try:
             run_ls(self.config.ls)
         except (ValueError, FileNotFoundError) as error:
-            self._subcommand_parsers["ls"].error(str(error))
+            self._subcommand_parsers["ls"].error(visible(str(error), lines=True))
 
-    def _take_defaults_from_ingredients(self, parser: LightningArgumentParser, args: ArgsType) -> str | None:
+    def _take_defaults_from_ingredients(
+        self, parser: LightningArgumentParser, args: ArgsType, imports: NamedImports
+    ) -> str | None:
         """Complete the parsers of ``cook`` and ``study``; returns a sentence about it when there was something."""
         subparsers = getattr(self, "_subcommand_parsers", {})  # none with run=False
         try:
             seen = peek(parser, subparsers, args)
         except MisconfigurationException as error:
-            parser.error(str(error))
+            parser.error(visible(str(error), lines=True))
         subcommand = seen.get("subcommand")
         if subcommand not in ("cook", "study") or seen[subcommand].get("ingredients") is None:
             return None
@@ -210,14 +215,14 @@ class SoupCLI(LightningCLI):
         try:
             self._found = Ingredients.load(config["ingredients"], config.get("initialization"))
             selected = self._found if config.get("where") is None else self._found.where(config["where"])
-            first = FirstIngredient((selected or self._found)[0])
+            first = FirstIngredient((selected or self._found)[0], folders_of(self._found), imports)
             for key in PARTS:
                 given = config.get(f"{key}.class_path")
                 any_class = by_class_path[key]
                 if first.set_default_class(own, key, given) if any_class else first.set_defaults_of_class(own, key):
                     taken.append(key)
         except (ValueError, FileNotFoundError, MisconfigurationException) as error:
-            own.error(str(error))
+            own.error(visible(str(error), lines=True))
         what = " and ".join(f"the {key}" for key in taken).capitalize() + (" is" if len(taken) == 1 else " are")
         return f"{what} built as for {str(first.path)!r}, where nothing else is given." if taken else None
 
@@ -228,7 +233,7 @@ class SoupCLI(LightningCLI):
         try:
             arguments["ingredients"] = Ingredients.load(self._found or arguments["ingredients"], initialization)
         except (ValueError, FileNotFoundError) as error:
-            self._subcommand_parsers[subcommand].error(str(error))
+            self._subcommand_parsers[subcommand].error(visible(str(error), lines=True))
         try:
             if subcommand == "cook":
                 show_soup(self.trainer.cook(**arguments))
@@ -237,7 +242,7 @@ class SoupCLI(LightningCLI):
         except (MisconfigurationException, ValueError) as error:
             if not is_ours(error):
                 raise
-            self._subcommand_parsers[subcommand].error(str(error))
+            self._subcommand_parsers[subcommand].error(visible(str(error), lines=True))
 
 
 def main() -> None:

@@ -14,9 +14,10 @@ from lightning_soups.finding import find
 from lightning_soups.local_copies import local_copy
 from lightning_soups.model_checkpoint import kept_for
 from lightning_soups.opening import is_adapter, is_folder, open_checkpoint
-from lightning_soups.paths import AnyPath, any_path, common_folder
+from lightning_soups.paths import AnyPath, any_path, common_folder, leads_out
 from lightning_soups.score import Mode, Score
 from lightning_soups.weights.adapter_folders import read_adapter_config
+from lightning_soups.weights.formats.file_names import is_plain_name
 from lightning_soups.where import Condition
 
 INITIALIZATION = "initialization"  # the run of what is no ingredient but what ingredients started from
@@ -77,6 +78,17 @@ class Ingredient:
         Raises:
             ValueError: The file is not a record, or its checkpoint is not beside it.
         """
+        ingredient = cls._described(path)
+        if leads_out(ingredient.path, path.parent):
+            raise ValueError(
+                f"The record {str(path)!r} names {ingredient.path.name!r}, a link out of the soup directory. If you"
+                f" trust it, list the checkpoint itself as an ingredient: {str(ingredient.path.resolve())!r}."
+            )
+        return ingredient
+
+    @classmethod
+    def _described(cls, path: AnyPath) -> "Ingredient":
+        """What a record says of the checkpoint beside it."""
         record = records.read_record(path)
         checkpoint = path.with_name(record["checkpoint"])
         if not checkpoint.exists():
@@ -101,13 +113,13 @@ class Ingredient:
         """
         record = path.with_suffix(records.SUFFIX)
         if record != path and records.recorded_file(record) == path.name:
-            return cls.from_record(record)
+            return cls._described(record)
         if is_adapter(path):
             config = read_adapter_config(local_copy(path))
             told = records.plain_hyperparameters({key: config.get(key) for key in ("r", "lora_alpha", "use_rslora")})
             return cls(path=path, run=path.parent.name or ".", hyperparameters=told)
         checkpoint = open_checkpoint(path).content
-        hyperparameters = checkpoint.get("hyper_parameters", {})
+        hyperparameters = checkpoint.get("hyper_parameters")
         kept = kept_for(checkpoint, path)
         folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent  # as loggers lay them out
         return cls(
@@ -116,9 +128,11 @@ class Ingredient:
             metrics={} if kept is None else {kept.monitor: kept.value},
             monitor=None if kept is None else kept.monitor,
             mode=None if kept is None else kept.mode,
-            hyperparameters=records.plain_hyperparameters(hyperparameters),
-            epoch=int(checkpoint.get("epoch", 0)),
-            step=int(checkpoint.get("global_step", 0)),
+            hyperparameters=records.plain_hyperparameters(
+                hyperparameters if isinstance(hyperparameters, Mapping) else {}
+            ),
+            epoch=_count(checkpoint.get("epoch")),
+            step=_count(checkpoint.get("global_step")),
         )
 
 
@@ -199,6 +213,8 @@ class Ingredients(Sequence[Ingredient]):
             raise ValueError(f"The ingredients start from {len(found)} different initializations: {found}. {how}")
         if self[0].initialization is None:
             raise ValueError(f"What the ingredients started from was not recorded. {how}")
+        if not is_plain_name(found[0]):  # it becomes one
+            raise ValueError(f"The recorded initialization {found[0]!r} is no fingerprint. {how}")
         path: AnyPath = self[0].path.parents[2] / records.INITIALIZATIONS / f"{found[0]}.ckpt"
         if not path.is_file():
             raise ValueError(f"The initialization of the ingredients is missing: {str(path)!r}. {how}")
@@ -260,6 +276,11 @@ class Ingredients(Sequence[Ingredient]):
 
     def __repr__(self) -> str:
         return f"Ingredients({len(self)} from {str(self.directory)!r})"
+
+
+def _count(value: Any) -> int:
+    """A number from a checkpoint, which may hold anything there."""
+    return value if type(value) is int else 0
 
 
 def run_names(ingredients: Iterable[Ingredient]) -> dict[Ingredient, str]:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from lightning_soups.paths import AnyPath
 from lightning_soups.score import Mode, validate_mode
 
@@ -35,7 +37,9 @@ def kept_for(checkpoint: Mapping[str, Any], path: AnyPath) -> KeptFor | None:
         mode = re.search(r"'mode': '(min|max)'", str(key))
         if mode is None or not isinstance(state, Mapping) or not isinstance(state.get("monitor"), str):
             continue
-        for kept, value in state.get("best_k_models", {}).items():
-            if PurePath(kept).name == path.name:
+        best = state.get("best_k_models")
+        for kept, value in best.items() if isinstance(best, Mapping) else ():
+            is_number = isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
+            if isinstance(kept, str) and is_number and PurePath(kept).name == path.name:
                 return KeptFor(state["monitor"], validate_mode(mode.group(1)), float(value))
     return None

@@ -84,6 +84,40 @@ def inside(path: AnyPath, folder: AnyPath) -> str:
     return "/".join(path.parts[parts:])
 
 
+def leads_out(path: AnyPath, run: AnyPath) -> bool:
+    """Whether a file or folder of a run is a link to somewhere outside of the soup directory.
+
+    The soup directory, ``runs`` and the run's folder may be links themselves, as to a larger disk: they are the user's.
+    A link inside a run's folder can have come with it from elsewhere.
+
+    Args:
+        path: In the run's folder.
+        run: The run's folder, two levels below the soup directory.
+    """
+    if not isinstance(path, Path) or not path.is_symlink():
+        return False
+    target = path.resolve()
+    own = {run.resolve(), run.absolute().parent.parent.resolve()} - {Path(target.anchor)}
+    return own.isdisjoint(target.parents)
+
+
+def named_path(text: object) -> AnyPath:
+    """A path that a file names, for use as a name: no server is connected to before it is used for more.
+
+    Raises:
+        ValueError: It is no path.
+    """
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ValueError(f"A path must be a text that names one, got {text!r}.")
+    if not _URL.match(text):
+        return Path(text)
+    try:
+        url = UPath(text)
+    except Exception:  # of a kind that nothing installed can reach, for which every library has its own error
+        return Path(text)
+    return Path(url.path) if url.protocol in ("file", "local") else url
+
+
 def claim_folder(folder: AnyPath) -> bool:
     """Create a folder for oneself alone.
 

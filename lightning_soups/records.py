@@ -10,16 +10,16 @@ Layout of a soup directory::
     report.html                               the page about it all
 """
 
-import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from pathlib import PurePath
 from typing import Any
 
 from lightning_soups.files import write_json
 from lightning_soups.paths import AnyPath, fresh, in_order
+from lightning_soups.weights.formats.file_names import is_plain_name
+from lightning_soups.weights.formats.plain_json import read_json
 
 FORMAT = 1
 SUFFIX = ".json"
@@ -61,7 +61,7 @@ def recorded_file(path: AnyPath) -> str | None:
     Whether the record is valid is not checked, see :func:`read_record`.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError):
         return None
     named = content.get("checkpoint") if isinstance(content, dict) and "format" in content else None
@@ -86,8 +86,8 @@ def read_record(path: AnyPath) -> dict[str, Any]:
         ValueError: The file is not JSON, lacks a field, has one of a wrong type, or points outside its folder.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        record = read_json(path)
+    except (OSError, ValueError) as error:
         raise ValueError(f"The record {str(path)!r} cannot be read: {error}") from error
     if not isinstance(record, dict):
         raise ValueError(f"The record {str(path)!r} must hold a JSON object, got {type(record).__name__}.")
@@ -99,8 +99,11 @@ def read_record(path: AnyPath) -> dict[str, Any]:
             f"The record {str(path)!r} has format {record['format']}; this version reads format {FORMAT}. Upgrade"
             " lightning-soups to read newer records."
         )
-    if PurePath(record["checkpoint"]).name != record["checkpoint"]:
+    if not is_plain_name(record["checkpoint"]):
         raise ValueError(f"The record {str(path)!r} points outside its folder: {record['checkpoint']!r}.")
+    for name, value in record["metrics"].items():
+        if isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
+            raise ValueError(f"The record {str(path)!r} has no number as the metric {name!r}: {value!r}.")
     return record
 
 

@@ -31,6 +31,8 @@ class RunFolder:
             except ValueError as error:
                 rank_zero_warn(f"Left alone while resuming run {path.name!r}: {error}")
                 continue
+            if found.path != record.with_suffix(".ckpt"):
+                continue  # not written by this class, so none to delete
             if found.monitor == monitor and found.score is not None:
                 self._kept[found.path] = found.score
 

@@ -15,7 +15,7 @@ from lightning_soups.adapters import write_adapter
 from lightning_soups.ingredients import Ingredient
 from lightning_soups.mixing import Mixer
 from lightning_soups.mixture import Mixture
-from lightning_soups.paths import AnyPath, any_path
+from lightning_soups.paths import AnyPath, any_path, named_path
 from lightning_soups.records import SOUP_KEY, SUMMED_KEY, versions
 from lightning_soups.score import Score
 from lightning_soups.trace import Question
@@ -160,6 +160,14 @@ class Soup:
         """
         path = any_path(path, "path")
         provenance = outputs.read_provenance(path)
+        try:
+            return cls._from_provenance(provenance, path)
+        except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise ValueError(f"What the soup {str(path)!r} says of itself cannot be used: {reason}") from error
+
+    @classmethod
+    def _from_provenance(cls, provenance: Mapping[str, Any], path: AnyPath) -> "Soup":
         if provenance.get("format") != _FORMAT:
             raise ValueError(
                 f"The soup {str(path)!r} has format {provenance.get('format')}; this version reads format {_FORMAT}."
@@ -258,4 +266,5 @@ def _entry(ingredient: Ingredient) -> dict[str, Any]:
 
 
 def _ingredient(entry: dict[str, Any]) -> Ingredient:
-    return Ingredient(**{**entry, "path": any_path(entry["path"], "path")})
+    """Nothing of it is opened, nor does it have to be there."""
+    return Ingredient(**{**entry, "path": named_path(entry["path"])})

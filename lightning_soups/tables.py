@@ -14,6 +14,7 @@ from lightning_soups.records import varied_names
 from lightning_soups.soup import Soup
 from lightning_soups.studies.result import Cell, StudyResult, columns
 from lightning_soups.trace import Question
+from lightning_soups.visible import visible
 from lightning_soups.where import flat
 
 REACH = {"max": "≤", "min": "≥"}  # before the best that a candidate could still have reached
@@ -48,7 +49,8 @@ def make_console() -> Console:
 def plain_table(title: str) -> Table:
     """An empty table with few lines, so that many columns fit into 80 characters."""
     justified: dict[str, Any] = {"title_justify": "left", "caption_justify": "left"}
-    line = Text(title, style="bold", no_wrap=True, overflow="ignore")  # a title may be longer than the table is wide
+    # a title may be longer than the table is wide
+    line = Text(visible(title), style="bold", no_wrap=True, overflow="ignore")
     return Table(title=line if title else None, box=SIMPLE_HEAD, padding=0, show_edge=False, **justified)
 
 
@@ -73,16 +75,17 @@ def ingredients_table(
     if coefficients is not None:
         table.add_column("coefficient", justify="right", no_wrap=True)
     for metric in shown:
-        table.add_column(metric, justify="right", no_wrap=True)
+        table.add_column(cell(metric), justify="right", no_wrap=True)
     for name in varied:
-        table.add_column(name.replace(".init_args.", ".").replace("_", "\n"), justify="right", no_wrap=True)
+        heading = cell(name.replace(".init_args.", "."), broken_at="_")
+        table.add_column(heading, justify="right", no_wrap=True)
     names = run_names(ingredients)
     for number, ingredient in enumerate(ingredients, start=1):
         scores = [show_score(ingredient.metrics.get(metric)) for metric in shown]
         hyperparameters = flat(ingredient.hyperparameters)
         values = [show_value(hyperparameters.get(name)) for name in varied]
         coefficient = [] if coefficients is None else [f"{coefficients[ingredient]:.4f}"]
-        table.add_row(str(number), names[ingredient], *coefficient, *scores, *values)
+        table.add_row(*map(cell, [str(number), names[ingredient], *coefficient, *scores, *values]))
     return table
 
 
@@ -99,7 +102,7 @@ def trace_table(soup: Soup) -> Table:
     if any(row.early for row in soup.trace):
         table.caption += f"\n{REACH[soup.score.mode]}: left out early, more was out of reach"
     table.add_column("asked about", no_wrap=True)
-    table.add_column(soup.monitor, justify="right", no_wrap=True)
+    table.add_column(cell(soup.monitor), justify="right", no_wrap=True)
     table.add_column("")
     table.add_column("samples", justify="right", no_wrap=True)
     singles = _ranking(soup.trace)
@@ -111,7 +114,7 @@ def trace_table(soup: Soup) -> Table:
         samples = str(sum(row.samples for row in singles))
         table.add_row(f"{len(singles)} single ingredients", f"{best} to {worst}", verdict, samples)
     for line in trace_lines(soup.trace)[len(singles) :]:
-        table.add_row(*line[1:], style="green" if line.question.accepted else None)
+        table.add_row(*map(cell, line[1:]), style="green" if line.question.accepted else None)
     return table
 
 
@@ -146,15 +149,26 @@ def study_table(result: StudyResult) -> Table:
     for name in names:
         is_number = any(isinstance(row.get(name), (int, float)) for row in result.rows)
         whole = not is_number and all(len(str(row.get(name))) <= _SHORT for row in result.rows)
-        table.add_column(name, justify="right" if is_number else "left", overflow="fold", no_wrap=whole)
+        table.add_column(cell(name), justify="right" if is_number else "left", overflow="fold", no_wrap=whole)
     for row in result.rows[:_STUDY_ROWS]:
-        table.add_row(*(_cell(row.get(name)) for name in names))
+        table.add_row(*(cell(_shown(row.get(name))) for name in names))
     if len(result.rows) > _STUDY_ROWS:
         table.caption = f"… and {len(result.rows) - _STUDY_ROWS} more rows, which the CSV file has"
     return table
 
 
-def _cell(value: Cell) -> str:
+def cell(text: str, broken_at: str | None = None) -> Text:
+    """Text that is neither markup nor an order to the terminal.
+
+    Args:
+        text: From a file.
+        broken_at: What becomes the end of a line.
+    """
+    shown = visible(text)
+    return Text(shown if broken_at is None else shown.replace(broken_at, "\n"))
+
+
+def _shown(value: Cell) -> str:
     return show_score(value) if isinstance(value, float) and not value.is_integer() else show_value(value)
 
 

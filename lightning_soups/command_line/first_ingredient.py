@@ -7,15 +7,18 @@ key by key.
 
 import importlib
 import inspect
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule, LightningModule
 
+from lightning_soups.command_line.named_classes import NamedImports, check_name
 from lightning_soups.ingredients import Ingredient
 from lightning_soups.opening import is_adapter, open_checkpoint
 from lightning_soups.other_name import refuse_other_name
+from lightning_soups.paths import AnyPath
 
 _Part = type[LightningModule] | type[LightningDataModule]
 PARTS: dict[str, _Part] = {"model": LightningModule, "data": LightningDataModule}
@@ -26,14 +29,20 @@ class FirstIngredient:
 
     Args:
         ingredient: The first of the ingredients to cook with.
+        folders: Where nothing is imported from because the checkpoint says so, see
+            :func:`~lightning_soups.command_line.named_classes.check_name`.
+        imports: Is told what the checkpoint names.
 
     Raises:
         ValueError: It cannot be read safely.
     """
 
-    def __init__(self, ingredient: Ingredient) -> None:
+    def __init__(self, ingredient: Ingredient, folders: Sequence[Path], imports: NamedImports) -> None:
         self.path = ingredient.path
+        self._folders = folders
         self._checkpoint = {} if is_adapter(ingredient.path) else open_checkpoint(ingredient.path).content
+        for key in PARTS:
+            imports.watch(self._saved(key)[1], folders)
 
     def set_defaults_of_class(self, parser: ArgumentParser, key: str) -> bool:
         """For a class that the program has chosen: set the defaults of its arguments.
@@ -85,7 +94,7 @@ class FirstIngredient:
         return given is None or bool(init_args)
 
     def _saved(self, key: str) -> tuple[str | None, dict[str, Any]]:
-        arguments = dict(self._checkpoint.get(PARTS[key].CHECKPOINT_HYPER_PARAMS_KEY) or {})
+        arguments = _hyperparameters(self._checkpoint, key, self.path)
         class_path = arguments.pop("_class_path", None)
         arguments.pop("_instantiator", None)
         return class_path, arguments
@@ -93,6 +102,7 @@ class FirstIngredient:
     def _import_saved(self, class_path: str, key: str) -> type:
         base = PARTS[key]
         try:
+            check_name(class_path, self._folders)
             cls = _import(class_path)
         except (ImportError, AttributeError, ValueError) as error:
             name = class_path.rpartition(".")[2]
@@ -126,11 +136,19 @@ def accepted_arguments(path: Path, class_path: str) -> dict[str, Any] | None:
     Returns:
         Names and values; None when the checkpoint says of which class it is.
     """
-    arguments = dict(open_checkpoint(path).content.get(LightningModule.CHECKPOINT_HYPER_PARAMS_KEY) or {})
+    arguments = _hyperparameters(open_checkpoint(path).content, "model", path)
     if "_class_path" in arguments:
         return None
     accepted = _arguments_of(_import(class_path))
     return {name: value for name, value in arguments.items() if name in accepted}
+
+
+def _hyperparameters(checkpoint: Mapping[str, Any], key: str, path: AnyPath) -> dict[str, Any]:
+    """What was saved as the arguments of the model or the data."""
+    saved = checkpoint.get(PARTS[key].CHECKPOINT_HYPER_PARAMS_KEY) or {}
+    if not isinstance(saved, Mapping) or not all(isinstance(name, str) for name in saved):
+        raise ValueError(f"{str(path)!r} has hyperparameters that are no dictionary of names and values.")
+    return dict(saved)
 
 
 def _set_default(parser: ArgumentParser, key: str, value: Any) -> bool:

@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from lightning_soups.ingredients import Ingredient, Ingredients
 from lightning_soups.listing import list_ingredients
-from lightning_soups.tables import ingredients_table, make_console
+from lightning_soups.tables import cell, ingredients_table, make_console
 from lightning_soups.where import Condition
 
 HELP = "List ingredients: filter, sort, print as a table or as JSON."
@@ -54,7 +54,7 @@ def _print_table(found: Ingredients, listed: Sequence[Ingredient], mentioned: Se
     metrics = [name for name in dict.fromkeys(names) if any(name in one.metrics for one in listed)]
     which = f"{len(found)}" if len(listed) == len(found) else f"{len(listed)} of {len(found)}"
     console = make_console()
-    console.print(f"{which} ingredients in {found.directory}", style="bold", markup=False, soft_wrap=True)
+    console.print(cell(f"{which} ingredients in {found.directory}"), style="bold", soft_wrap=True)
     if listed:
         console.print(ingredients_table(listed, "", metrics=metrics))
 

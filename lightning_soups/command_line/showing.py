@@ -1,10 +1,11 @@
 """What ``cook`` and ``study`` print."""
 
 from lightning_utilities.core.rank_zero import rank_zero_only
+from rich.text import Text
 
 from lightning_soups.soup import Soup
 from lightning_soups.studies import StudyResult
-from lightning_soups.tables import ingredients_table, make_console, show_score, study_table, trace_table
+from lightning_soups.tables import cell, ingredients_table, make_console, show_score, study_table, trace_table
 
 
 def is_ours(error: BaseException) -> bool:
@@ -21,10 +22,11 @@ def show_study(result: StudyResult) -> None:
     console = make_console()
     console.print(study_table(result), "")
     for sentence in (*result.conclusions, *result.caveats):
-        console.print(f"• {sentence}")
+        console.print(cell(f"• {sentence}"))
     assert result.path is not None
     written = [suffix for suffix in (".json", ".csv", ".png", ".svg") if result.path.with_suffix(suffix).exists()]
-    console.print(f"\nSaved to {result.path.with_suffix('')} ({', '.join(written)})", soft_wrap=True)
+    console.print()
+    console.print(cell(f"Saved to {result.path.with_suffix('')} ({', '.join(written)})"), soft_wrap=True)
 
 
 @rank_zero_only
@@ -39,7 +41,9 @@ def show_soup(soup: Soup) -> None:
         console.print(ingredients_table(soup.ingredients, title + layers, soup.mixture), "")
     initialization = " and the initialization" if len(chosen) < len(soup.ingredients) else ""
     console.print(
-        f"{soup.recipe}: {len(chosen)} of {len(soup.candidates)} ingredients{initialization},"
-        f" {soup.monitor} [bold]{show_score(soup.score.value)}[/bold]. Saved to {soup.path}",
+        cell(f"{soup.recipe}: {len(chosen)} of {len(soup.candidates)} ingredients{initialization}, {soup.monitor} "),
+        Text(show_score(soup.score.value), style="bold"),
+        cell(f". Saved to {soup.path}"),
+        sep="",
         soft_wrap=True,
     )

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from lightning_soups.trace import Question, leading
+from lightning_soups.visible import visible
 
 
 class RecipeProgress:
@@ -32,7 +33,7 @@ class RecipeProgress:
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=12),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", markup=False),
             disable=not shown,
         )
         self._recipe = self._progress.add_task(recipe, total=candidates or None, text="")
@@ -74,7 +75,7 @@ class RecipeProgress:
     def measured(self, label: str) -> None:
         """A model has been measured on the test data."""
         self._asked += 1
-        self._progress.update(self._recipe, text=f"{self._asked} measured on test data, last: {label}")
+        self._progress.update(self._recipe, text=visible(f"{self._asked} measured on test data, last: {label}"))
 
     def answer(self, row: Question, saved: float) -> None:
         """A question has its answer.

@@ -8,7 +8,7 @@ from typing import Any, Protocol, cast
 from torch import nn
 
 from lightning_soups.outputs import hugging_face, lightning_checkpoint, safetensors, state_dict
-from lightning_soups.outputs.document import from_json
+from lightning_soups.outputs.document import read_document
 from lightning_soups.outputs.submodel import find_submodel
 from lightning_soups.paths import AnyPath, any_path, in_order
 from lightning_soups.weights.formats.folder import model_file
@@ -117,7 +117,7 @@ def is_soup(path: AnyPath) -> bool:
     try:
         if path.suffix == ".json":
             beside = path.with_suffix("").suffix.lower() in (".pt", ".pth")
-            return beside and bool(from_json(path.read_text(encoding="utf-8"), str(path)))
+            return beside and bool(read_document(path))
         return bool(read_provenance(path))
     except (ValueError, FileNotFoundError):
         return False

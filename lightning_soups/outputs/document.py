@@ -7,7 +7,9 @@ from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
+from lightning_soups.paths import AnyPath
 from lightning_soups.records import SOUP_KEY, SUMMED_KEY
+from lightning_soups.weights.formats.plain_json import MOST_BYTES, parse_json
 
 _REST = "checkpoint"  # hyperparameters, versions and the like, which a Lightning checkpoint needs
 _LEFT_OUT = "left_out"
@@ -49,12 +51,24 @@ def from_json(text: str, source: str) -> dict[str, Any]:
         ValueError: It is something else.
     """
     try:
-        document = json.loads(text, object_hook=_decode)
-    except json.JSONDecodeError as error:
+        document = parse_json(text, lambda pairs: _decode(dict(pairs)))
+    except (ValueError, TypeError) as error:  # the second where something else is written in place of a number
         raise ValueError(f"What {source!r} says of the soup cannot be read: {error}") from error
     if not isinstance(document, dict) or not isinstance(document.get(SOUP_KEY), dict):
         raise ValueError(f"{source!r} is not a soup: it has no {SOUP_KEY!r} entry.")
     return document
+
+
+def read_document(path: AnyPath) -> dict[str, Any]:
+    """Read a document from a file of its own.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: See :func:`from_json`.
+    """
+    if (size := path.stat().st_size) > MOST_BYTES:
+        raise ValueError(f"What {str(path)!r} says of the soup cannot be read: it has {size} bytes.")
+    return from_json(path.read_text(encoding="utf-8"), str(path))
 
 
 def to_checkpoint(document: Mapping[str, Any], state_dict: dict[str, Any], source: str) -> dict[str, Any]:

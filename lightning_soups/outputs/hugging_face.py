@@ -9,7 +9,6 @@ Layout::
     lightning_soup.json                  the soup's provenance
 """
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,6 +25,7 @@ from lightning_soups.outputs.safetensors import read_tensors, tensors_only, writ
 from lightning_soups.outputs.submodel import Submodel
 from lightning_soups.paths import AnyPath
 from lightning_soups.records import SOUP_KEY
+from lightning_soups.weights.formats.sharded import files_of_index
 from lightning_soups.weights.tied import tied_names
 
 PROVENANCE = "lightning_soup.json"
@@ -56,8 +56,8 @@ def write(
     """
     with replacing_folder(path) as folder:
         if submodel is None and source is not None and is_soup_folder(source):
-            shutil.copytree(local_copy(source), folder, dirs_exist_ok=True)
-            about = _document(source)["folder"]
+            _copy(local_copy(source), folder)
+            about = _about(source)
         else:
             about = _write_weights(checkpoint["state_dict"], folder, submodel)
         text = document.to_json(checkpoint, folder=about)
@@ -73,7 +73,7 @@ def read(path: AnyPath) -> dict[str, Any]:
         ValueError: The folder is not a soup, or its weights have other names than those in the module.
     """
     about = _document(path)
-    folder = about["folder"]
+    folder = _about(path)
     if folder["renamed"]:
         raise ValueError(
             f"{folder['library']} writes the weights of a {folder['class']} under other names than they have in the"
@@ -155,12 +155,45 @@ def _write_submodel(tensors: Mapping[str, Tensor], folder: Path, submodel: Submo
 def _weight_files(folder: Path) -> list[Path]:
     if not (folder / _INDEX).is_file():
         return [folder / _WEIGHTS]
-    index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
-    return [folder / Path(name).name for name in sorted(set(index["weight_map"].values()))]
+    return files_of_index(folder / _INDEX)
 
 
 def _document(path: AnyPath) -> dict[str, Any]:
     if not is_soup_folder(path):
         raise ValueError(f"The folder {str(path)!r} is not a soup: it has no {PROVENANCE!r}.")
-    text = (path / PROVENANCE).read_text(encoding="utf-8")
-    return document.from_json(text, str(path / PROVENANCE))
+    return document.read_document(path / PROVENANCE)
+
+
+def _about(path: AnyPath) -> dict[str, Any]:
+    """What a folder says of its model; it becomes a line of Python in the model card, and names of tensors.
+
+    Raises:
+        ValueError: It is not what this module writes.
+    """
+    about = _document(path).get("folder")
+    names = ("submodule", "class", "import_from", "library", "base_model")
+    fits = (
+        isinstance(about, dict)
+        and all(about.get(name) is None or isinstance(about[name], str) for name in names)
+        and all(isinstance(about.get(name), kind) for name, kind in (("tied", dict), ("others", list)))
+        and all((about.get(name) or "x").replace(".", "_").isidentifier() for name in ("class", "import_from"))
+    )
+    if not fits:
+        raise ValueError(f"{str(path / PROVENANCE)!r} does not describe the folder as lightning-soups does.")
+    assert isinstance(about, dict)
+    return about
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a soup's folder, but no file that a link in it fetches from elsewhere.
+
+    The hub's cache has nothing but links, to the folder ``blobs`` beside the snapshots: those are its own.
+
+    Raises:
+        ValueError: A link leads out of it; the message names the link.
+    """
+    own = (source.resolve(), source.resolve().parent.parent / "blobs")
+    for path in source.rglob("*"):
+        if path.is_symlink() and not any(folder in path.resolve().parents for folder in own):
+            raise ValueError(f"{str(path)!r} is a link out of the soup's folder, and is not copied: remove it first.")
+    shutil.copytree(source, target, dirs_exist_ok=True)

@@ -13,6 +13,7 @@ import yaml  # type: ignore[import-untyped]
 
 from lightning_soups.records import varied_names
 from lightning_soups.score import Score
+from lightning_soups.visible import visible
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>#|~&$@]|:(?=//))")
 _SELECTION = "held-out selection score, not a test result"
@@ -173,4 +174,4 @@ def _bullets(items: Iterable[str]) -> str:
 
 def _text(value: Any) -> str:
     """On one line, and with nothing in it that Markdown or HTML would take for markup."""
-    return _SPECIAL.sub(r"\\\1", " ".join(str(value).split()))
+    return _SPECIAL.sub(r"\\\1", visible(" ".join(str(value).split())))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lightning_soups.files import replacing
@@ -15,6 +15,7 @@ from lightning_soups.local_copies import local_copy
 from lightning_soups.outputs import document
 from lightning_soups.paths import AnyPath
 from lightning_soups.records import SOUP_KEY
+from lightning_soups.weights.formats.safetensors_file import read_safetensors
 from lightning_soups.weights.tied import tied_names
 
 _TIED = "tied"
@@ -42,7 +43,7 @@ def read(path: AnyPath) -> dict[str, Any]:
         ValueError: The file is not a soup.
     """
     about = _document(path)
-    return document.to_checkpoint(about, read_tensors(path, about[_TIED]), str(path))
+    return document.to_checkpoint(about, read_tensors(path, about.get(_TIED, {})), str(path))
 
 
 def read_provenance(path: AnyPath) -> dict[str, Any]:
@@ -90,8 +91,11 @@ def read_tensors(path: AnyPath, tied: Mapping[str, str]) -> dict[str, Tensor]:
         path: The file.
         tied: More names for some of them.
     """
-    tensors: dict[str, Tensor] = load_file(local_copy(path))
-    return {**tensors, **{name: tensors[one] for name, one in tied.items()}}
+    tensors = read_safetensors(local_copy(path))
+    try:
+        return {**tensors, **{name: tensors[one] for name, one in tied.items()}}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{str(path)!r} ties names to tensors that it does not hold: {error}.") from error
 
 
 def tensors_only(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:

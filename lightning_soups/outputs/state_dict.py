@@ -1,6 +1,5 @@
 """``.pt`` and ``.pth``: a plain state dict, and beside it ``<name>.json``, which says what it is the average of."""
 
-import pickle
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from lightning_soups.local_copies import local_copy
 from lightning_soups.outputs import document
 from lightning_soups.paths import AnyPath
 from lightning_soups.records import SOUP_KEY
+from lightning_soups.weights.formats.torch_file import load_safely
 
 
 def write(checkpoint: Mapping[str, Any], path: AnyPath) -> None:
@@ -31,10 +31,9 @@ def read(path: AnyPath) -> dict[str, Any]:
         ValueError: The file is not a state dict that can be read safely, or no soup.
     """
     about = _document(path)
-    try:
-        state_dict = torch.load(local_copy(path), map_location="cpu", mmap=True, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{str(path)!r} cannot be read as a state dict: {error}") from error
+    state_dict = load_safely(local_copy(path))
+    if not isinstance(state_dict, dict):
+        raise ValueError(f"{str(path)!r} must hold a dictionary of tensors, got {type(state_dict).__name__}.")
     return document.to_checkpoint(about, state_dict, str(path))
 
 
@@ -55,7 +54,7 @@ def _document(path: AnyPath) -> dict[str, Any]:
         raise FileNotFoundError(f"There is no soup at {str(path)!r}.")
     if not beside.is_file():
         raise ValueError(f"{str(path)!r} is not a soup: it has no {beside.name!r} beside it, which would say so.")
-    return document.from_json(beside.read_text(encoding="utf-8"), str(beside))
+    return document.read_document(beside)
 
 
 def _beside(path: AnyPath) -> AnyPath:

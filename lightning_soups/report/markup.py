@@ -2,6 +2,8 @@
 
 from html import escape
 
+from lightning_soups.visible import visible
+
 _VOID = frozenset({"img", "meta"})  # elements that have no end tag
 
 
@@ -25,9 +27,9 @@ def element(tag: str, /, *children: str, **attributes: str | bool) -> Html:
 
 def fragment(*children: str) -> Html:
     """Put markup and text behind one another; text is escaped."""
-    return Html("".join(child if isinstance(child, Html) else escape(child) for child in children))
+    return Html("".join(child if isinstance(child, Html) else escape(visible(child, lines=True)) for child in children))
 
 
 def _attribute(key: str, value: str | bool) -> str:
     name = key.rstrip("_").replace("_", "-")
-    return f" {name}" if value is True else f' {name}="{escape(str(value))}"'
+    return f" {name}" if value is True else f' {name}="{escape(visible(str(value), lines=True))}"'

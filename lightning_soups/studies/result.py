@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -12,6 +11,7 @@ from typing import Any
 from lightning_soups.files import replacing, write_json
 from lightning_soups.paths import AnyPath, any_path
 from lightning_soups.score import Mode, validate_mode
+from lightning_soups.weights.formats.plain_json import read_json
 
 Cell = str | float | int | bool | None
 FORMAT = 1
@@ -90,7 +90,7 @@ class StudyResult:
         """
         path = any_path(path, "path")
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             if content.pop("format") != FORMAT:
                 raise ValueError("it has another format")
             validate_mode(content["mode"])

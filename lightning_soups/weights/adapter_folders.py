@@ -1,6 +1,5 @@
 """Adapter folders as peft writes and reads them: ``adapter_config.json`` and ``adapter_model.safetensors``."""
 
-import json
 import math
 import os
 import re
@@ -8,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lightning_soups.weights.adapter_names import other_method
 from lightning_soups.weights.adapters import Factors
+from lightning_soups.weights.formats.plain_json import read_json
+from lightning_soups.weights.formats.safetensors_file import read_safetensors
+from lightning_soups.weights.formats.torch_file import load_safely
 
 CONFIG, SAFE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # of all names in an adapter's file
@@ -56,7 +57,7 @@ def read_adapter_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no adapter at {str(folder)!r}: it has no {CONFIG}.")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"{str(path)!r} cannot be read: {error}") from error
     if not isinstance(config, dict):
@@ -125,18 +126,9 @@ def read_adapter(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[s
     config = read_adapter_config(folder)
     safe, pickled = Path(folder) / SAFE, Path(folder) / _PICKLED
     if safe.is_file():
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            tensors = load_file(safe)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{str(safe)!r} cannot be read as safetensors: {error}") from error
+        tensors: Any = read_safetensors(safe)
     elif pickled.is_file():
-        try:
-            tensors = torch.load(pickled, map_location="cpu", mmap=True, weights_only=True)
-        except Exception as error:  # pickle's own errors, torch's and the system's
-            raise ValueError(f"{str(pickled)!r} cannot be read safely: {error}") from error
+        tensors = load_safely(pickled)
         if not isinstance(tensors, dict) or not all(isinstance(one, Tensor) for one in tensors.values()):
             raise ValueError(f"{str(pickled)!r} must hold a dictionary of tensors, got {type(tensors).__name__}.")
     else:

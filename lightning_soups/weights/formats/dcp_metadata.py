@@ -5,12 +5,15 @@ keeps what it is given, and any other name is refused, so there is nothing a fil
 """
 
 import collections
-import pickle
+import math
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import torch
+
+from lightning_soups.weights.formats.file_names import is_plain_name
+from lightning_soups.weights.formats.inert_pickle import Inert, InertUnpickler
 
 METADATA = ".metadata"
 
@@ -46,7 +49,7 @@ def read_metadata(folder: Path) -> list[StoredTensor]:
     path = folder / METADATA
     try:
         with path.open("rb") as file:
-            metadata = _Inert(file).load()
+            metadata = InertUnpickler(file, _stand_in).load()
         keys = metadata.planner_data or {}
         places: dict[str, dict[tuple[int, ...], Any]] = collections.defaultdict(dict)
         for index, info in metadata.storage_data.items():
@@ -67,54 +70,43 @@ class _RefusedError(Exception):
     """Why a file is refused, to follow its name."""
 
 
-class _Record:
-    """Keeps what it is given."""
-
-    def __init__(self, *arguments: object) -> None:
-        self.arguments = arguments
-
-    def __setstate__(self, state: Any) -> None:
-        self.__dict__.update(state if isinstance(state, dict) else {"state": state})
-
-
-class _Tensor(_Record):
+class _Tensor(Inert):
     """Stands for TensorStorageMetadata."""
 
 
 _METADATA_MODULE = "torch.distributed.checkpoint.metadata"
 _OLD_MODULE = "torch.distributed._shard.sharded_tensor.metadata"  # before torch 2.3
 _STAND_INS: dict[tuple[str, str], Any] = {
-    (_METADATA_MODULE, "Metadata"): _Record,
+    (_METADATA_MODULE, "Metadata"): Inert,
     (_METADATA_MODULE, "TensorStorageMetadata"): _Tensor,
-    (_METADATA_MODULE, "BytesStorageMetadata"): _Record,
-    (_METADATA_MODULE, "ChunkStorageMetadata"): _Record,
-    (_METADATA_MODULE, "TensorProperties"): _Record,
-    (_METADATA_MODULE, "MetadataIndex"): _Record,
-    (_METADATA_MODULE, "StorageMeta"): _Record,
-    (_METADATA_MODULE, "_MEM_FORMAT_ENCODING"): _Record,
-    (_OLD_MODULE, "TensorProperties"): _Record,
-    (_OLD_MODULE, "MEM_FORMAT_ENCODING"): _Record,
-    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"): _Record,
-    ("torch.serialization", "_get_layout"): _Record,
+    (_METADATA_MODULE, "BytesStorageMetadata"): Inert,
+    (_METADATA_MODULE, "ChunkStorageMetadata"): Inert,
+    (_METADATA_MODULE, "TensorProperties"): Inert,
+    (_METADATA_MODULE, "MetadataIndex"): Inert,
+    (_METADATA_MODULE, "StorageMeta"): Inert,
+    (_METADATA_MODULE, "_MEM_FORMAT_ENCODING"): Inert,
+    (_OLD_MODULE, "TensorProperties"): Inert,
+    (_OLD_MODULE, "MEM_FORMAT_ENCODING"): Inert,
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"): Inert,
+    ("torch.serialization", "_get_layout"): Inert,
     ("torch", "Size"): tuple,
     ("collections", "OrderedDict"): collections.OrderedDict,
     **{
-        (module, name): _Record
+        (module, name): Inert
         for module in ("pathlib", "pathlib._local")
         for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
     },
 }
 
 
-class _Inert(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _STAND_INS:
-            return _STAND_INS[module, name]
-        if module == "torch" and isinstance(dtype := getattr(torch, name, None), torch.dtype):
-            return dtype
-        raise _RefusedError(
-            f"is no metadata that torch writes: it names {module}.{name}, and reading it with torch could run code."
-        )
+def _stand_in(module: str, name: str) -> Any:
+    if (module, name) in _STAND_INS:
+        return _STAND_INS[module, name]
+    if module == "torch" and isinstance(dtype := getattr(torch, name, None), torch.dtype):
+        return dtype
+    raise _RefusedError(
+        f"is no metadata that torch writes: it names {module}.{name}, and reading it with torch could run code."
+    )
 
 
 def _stored_tensor(name: str, keys: tuple[str, ...], entry: Any, places: dict[tuple[int, ...], Any]) -> StoredTensor:
@@ -123,7 +115,7 @@ def _stored_tensor(name: str, keys: tuple[str, ...], entry: Any, places: dict[tu
     pieces = {}
     for chunk in entry.chunks:
         offsets, sizes = tuple(chunk.offsets), tuple(chunk.sizes)
-        if torch.Size(sizes).numel():
+        if math.prod(sizes):
             pieces[offsets] = _piece(name, offsets, sizes, places[offsets])
     _check(name, dtype, shape, list(pieces.values()))
     return StoredTensor(keys, dtype, shape, tuple(pieces.values()))
@@ -133,7 +125,7 @@ def _piece(name: str, offsets: tuple[int, ...], sizes: tuple[int, ...], info: An
     if getattr(info, "transform_descriptors", None):
         raise _RefusedError(f"says that {name!r} is stored transformed: {info.transform_descriptors}.")
     file = info.relative_path
-    if PureWindowsPath(file).name != file or file in ("", ".", ".."):  # sees drives and slashes of both kinds
+    if not is_plain_name(file):
         raise _RefusedError(f"points outside its folder: {file!r}.")
     return Piece(offsets, sizes, file, int(info.offset), int(info.length))
 
@@ -145,10 +137,11 @@ def _check(name: str, dtype: torch.dtype, shape: tuple[int, ...], pieces: list[P
         and all(o >= 0 and s > 0 and o + s <= n for o, s, n in zip(piece.offsets, piece.sizes, shape, strict=True))
         for piece in pieces
     )
-    numbers = sum(torch.Size(piece.sizes).numel() for piece in pieces)
-    held = all(p.start >= 0 and torch.Size(p.sizes).numel() * dtype.itemsize <= p.length for p in pieces)
+    # torch.Size.numel would overflow
+    numbers = sum(math.prod(piece.sizes) for piece in pieces)
+    held = all(p.start >= 0 and math.prod(p.sizes) * dtype.itemsize <= p.length for p in pieces)
     apart = not any(_overlap(one, other) for i, one in enumerate(pieces) for other in pieces[:i]) if inside else False
-    if not (inside and held and apart and numbers == torch.Size(shape).numel()):
+    if not (inside and held and apart and numbers == math.prod(shape)):
         raise _RefusedError(f"describes pieces of {name!r} that do not make up a tensor of shape {shape}.")
 
 

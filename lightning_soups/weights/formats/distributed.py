@@ -3,7 +3,7 @@
 import io
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, cast
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_soups.weights.formats.dcp_metadata import METADATA, StoredTensor, read_metadata
 from lightning_soups.weights.formats.safetensors_file import read_safetensors, write_safetensors
-from lightning_soups.weights.formats.torch_file import WEIGHT_KEYS, load_safely
+from lightning_soups.weights.formats.torch_file import WEIGHT_KEYS, load_part, load_safely
 
 _REST = "meta.pt"  # where Lightning puts all that is neither weights nor optimizer state
 
@@ -114,8 +114,26 @@ def _weights(folder: Path) -> dict[str, StoredTensor]:
             f" and is no plain state dict. It holds: {found[:20]}."
         )
     chosen = {one.keys[-1]: one for one in stored if one.keys[:-1] == prefixes[0]}
+    _check_sizes(folder, chosen)
     # the largest numbers first, so that all are aligned in the file
     return dict(sorted(chosen.items(), key=lambda item: -item[1].dtype.itemsize))
+
+
+def _check_sizes(folder: Path, weights: Mapping[str, StoredTensor]) -> None:
+    """Pieces must be in their files, and no more bytes than these have: else little on disk could become anything."""
+    pieces = [(name, piece) for name, stored in weights.items() for piece in stored.pieces]
+    files = {piece.file for _, piece in pieces if (folder / piece.file).is_file()}
+    sizes = {file: (folder / file).stat().st_size for file in files}
+    for name, piece in pieces:
+        if piece.file in sizes and piece.start + piece.length > sizes[piece.file]:
+            raise ValueError(
+                f"The distributed checkpoint {str(folder)!r} is damaged: {name!r} cannot be read from {piece.file!r},"
+                f" which ends before the {piece.length} bytes that should begin at {piece.start}."
+            )
+    if sum(piece.length for _, piece in pieces if piece.file in sizes) > sum(sizes.values()):
+        raise ValueError(
+            f"The distributed checkpoint {str(folder)!r} names the same bytes as parts of several tensors."
+        )
 
 
 def _tensors(folder: Path, weights: dict[str, StoredTensor]) -> Iterator[tuple[str, Tensor]]:
@@ -140,7 +158,7 @@ def _tensor(name: str, stored: StoredTensor, files: dict[str, IO[bytes]], folder
     for piece in stored.pieces:
         window = _Window(files[piece.file], piece.start, piece.length)
         try:
-            part = torch.load(cast(IO[bytes], window), map_location="cpu", weights_only=True)
+            part = load_part(cast(IO[bytes], io.BufferedReader(window)), piece.length)
         except Exception as error:  # damaged bytes fail in any way there is
             raise ValueError(
                 f"The distributed checkpoint {str(folder)!r} is damaged: {name!r} cannot be read from"

@@ -1,10 +1,11 @@
 """Checkpoints cut into several files, with an index that says which tensor is in which."""
 
-import json
 import re
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
+from lightning_soups.weights.formats.file_names import is_plain_name
+from lightning_soups.weights.formats.plain_json import read_json
 from lightning_soups.weights.formats.safetensors_file import read_safetensors
 from lightning_soups.weights.formats.torch_file import read_torch
 
@@ -57,13 +58,13 @@ def files_of_index(index: Path) -> list[Path]:
 
 def _places(index: Path) -> dict[str, str]:
     try:
-        places = json.loads(index.read_text(encoding="utf-8"), object_pairs_hook=_without_repeats)["weight_map"]
+        places = read_json(index, _without_repeats)["weight_map"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"The index {str(index)!r} cannot be read: {error}.") from error
     if not isinstance(places, dict) or not places or not all(isinstance(file, str) for file in places.values()):
         raise ValueError(f"The index {str(index)!r} has no 'weight_map' of tensors' names to files' names.")
     for file in places.values():
-        if PureWindowsPath(file).name != file or file in ("", ".", ".."):  # sees drives and slashes of both kinds
+        if not is_plain_name(file):
             raise ValueError(f"The index {str(index)!r} points outside its folder: {file!r}.")
     return places
 
@@ -71,6 +72,7 @@ def _places(index: Path) -> dict[str, str]:
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is listed more than once")
+        seen: set[str] = set()
+        name = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"{name!r} is listed more than once")
     return result

@@ -6,10 +6,14 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
+
+from lightning_soups.weights.formats.contents import check_content
+from lightning_soups.weights.formats.torch_scan import ZIP, scan
+from lightning_soups.weights.formats.trusted_types import only_data_is_trusted
 
 # Where training scripts put the weights, in the order in which they are looked for.
 WEIGHT_KEYS = ("state_dict", "model_state_dict", "model", "module")
@@ -17,7 +21,6 @@ WEIGHT_KEYS = ("state_dict", "model_state_dict", "model", "module")
 # A file that has one of these beside its `state_dict` is Lightning's.
 _LIGHTNING_KEYS = ("pytorch-lightning_version", "global_step", "hyper_parameters")
 _PROGRESS_KEYS = ("epoch", "global_step")
-_ZIP = b"PK\x03\x04"
 _NAMESPACE = "argparse.Namespace"
 
 
@@ -67,10 +70,14 @@ def load_safely(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             # only zip files can be mapped; what torch before 1.6 wrote is read into memory
-            mapped = file.read(len(_ZIP)) == _ZIP
-        return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
+            mapped = file.read(len(ZIP)) == ZIP
+        with only_data_is_trusted():
+            content = _load(path, mapped)
+            check_content(content, path.stat().st_size)
+            return content
     except pickle.UnpicklingError as error:
-        types = _refused_types(path, error)
+        with only_data_is_trusted():
+            types = _refused_types(path, error)
         if types == [_NAMESPACE]:
             content = _with_arguments(path, mapped)
             if not is_lightning(content):  # Lightning's are handed on whole, into soups
@@ -78,6 +85,24 @@ def load_safely(path: Path) -> Any:
         raise ValueError(_refusal(path, types)) from error
     except Exception as error:  # bytes that are no pickle fail in any way there is
         raise ValueError(f"{str(path)!r} cannot be read as a checkpoint: {error}") from error
+
+
+def load_part(file: IO[bytes], size: int) -> Any:
+    """Read what ``torch.save`` wrote into a part of a file, as :func:`load_safely` does.
+
+    Args:
+        file: Has only this part.
+        size: Its length in bytes.
+
+    Raises:
+        Exception: It is damaged, or not safe; of any type.
+    """
+    scan(file, size)
+    file.seek(0)
+    with only_data_is_trusted():
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    check_content(content, size)
+    return content
 
 
 def unsafe_types(path: str | os.PathLike[str]) -> list[str]:
@@ -108,10 +133,22 @@ def _is_state_dict(value: Mapping[Any, Any]) -> bool:
     )
 
 
+def _load(path: Path, mapped: bool) -> Any:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        try:
+            scan(file, size)
+        except Exception as error:
+            raise ValueError(f"{error or type(error).__name__}.") from error
+    return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
+
+
 def _with_arguments(path: Path, mapped: bool) -> Any:
     """Read what a training script saved with its parsed arguments: a bag of attributes, which runs nothing."""
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
+    with only_data_is_trusted(), torch.serialization.safe_globals([argparse.Namespace]):
+        content = torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
+    check_content(content, path.stat().st_size)
+    return content
 
 
 def _refused_types(path: Path, error: pickle.UnpicklingError) -> list[str]:
