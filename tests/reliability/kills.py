@@ -43,26 +43,28 @@ class Scenario(Protocol):
     def check_resumed(self, folder: Path, value: Any) -> list[str]: ...
 
 
-def choose(scenario: Scenario, visit: int, seed: int) -> list[Kill]:
+def choose(scenario: Scenario, visit: int, seed: int, only: str = "") -> list[Kill]:
     """Decide how a round goes: every step has its turn, in random order, before one comes a second time.
 
     Args:
         scenario: What is killed.
         visit: How many rounds it had before.
         seed: Of the run.
+        only: The one way to kill; all by default.
     """
+    ways = tuple(one for one in _HOW if only in one)
     chance = random.Random(f"{seed} {scenario.name} {visit}")
     kills = []
     for again in range(1 + (visit % _AGAIN == _AGAIN - 1)):
-        how = _HOW[(visit + again) % len(_HOW)]
+        turn = visit + again
+        how = ways[turn % len(ways)]
         if how == "time":
             kills.append(Kill(how, chance.uniform(0, 1.1 * scenario.seconds)))
             continue
-        places = [
-            number for number, step in enumerate(scenario.steps) if how != "torn" or step.startswith((SYNC, "write"))
-        ]
+        before = turn // len(ways) * ways.count(how) + ways[: turn % len(ways)].count(how)
+        places = [number for number, step in enumerate(scenario.steps) if how != "torn" or step.startswith(SYNC)]
         random.Random(f"{seed} {scenario.name} {how}").shuffle(places)
-        kills.append(Kill(how, places[(visit // len(_HOW) * _HOW.count(how) + visit % 2) % len(places)], visit))
+        kills.append(Kill(how, places[before % len(places)], visit))
     return kills
 
 
@@ -91,7 +93,13 @@ def _checked(outcome: processes.Outcome) -> list[str]:
 
 
 def main(
-    kills: int = 200, seed: int = 0, first: int = 0, only: str = "", json_path: str | None = None, keep: bool = False
+    kills: int = 200,
+    seed: int = 0,
+    first: int = 0,
+    only: str = "",
+    how: str = "",
+    json_path: str | None = None,
+    keep: bool = False,
 ) -> None:
     """Run.
 
@@ -100,6 +108,7 @@ def main(
         seed: Decides where.
         first: Number of the first round.
         only: A text that the names of the scenarios to run have in them; all by default.
+        how: One of ``step``, ``torn``, ``power`` and ``time``, to kill in this way only.
         json_path: A file to write the results to.
         keep: Whether to keep the folders of rounds in which something was violated.
     """
@@ -117,7 +126,7 @@ def main(
             break
         scenario, visit = scenarios[number % len(scenarios)], number // len(scenarios)
         folder = root / f"round {number}"
-        plan = choose(scenario, visit, seed)
+        plan = choose(scenario, visit, seed, how)
         found, ways = play(scenario, folder, plan)
         died.update(ways)
         by_scenario[scenario.name].update({"rounds": 1, "kills": len(ways), "violations": len(found)})

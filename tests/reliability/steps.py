@@ -4,10 +4,13 @@ A step is a change in a folder that is watched (a file that is opened for writin
 deleted; a folder that is made or deleted) or a batch that the module sees.
 """
 
+import contextlib
 import os
 import random
+import shutil
 import signal
 import sys
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +30,8 @@ class Kill:
     Args:
         how: ``step``: before its step number ``at``. ``torn``: as if in the middle of writing what it flushes at that
             step: the file ends somewhere in what is not on the disk yet. ``power``: as if the power failed before that
-            step: every file ends somewhere in what was never flushed. ``time``: by another process, after ``at``
-            seconds.
+            step: every file ends somewhere in what was never flushed, and of the changes of names in a folder since it
+            was flushed the last ones are undone. ``time``: by another process, after ``at`` seconds.
         at: Number of a step, from 0, or seconds.
         seed: Decides where files end.
     """
@@ -51,6 +54,7 @@ class Steps:
         self._root = os.path.realpath(root)
         self._kill = kill
         self._on_disk = {state[0]: state for path in _files(self._root) if (state := _state(os.stat(path)))}
+        self._names = _UnflushedNames(Path(f"{self._root}.names"))
         self._write, self._fsync = os.write, os.fsync
         self._busy = False
         os.write = self._patched_write
@@ -77,6 +81,7 @@ class Steps:
         if self._kill.how == "power":
             for path in _files(self._root):
                 self._tear(path, os.stat(path), chance)
+            self._names.lose(chance)
         os.kill(os.getpid(), signal.SIGKILL)
 
     def _tear(self, file: str | int, status: os.stat_result, chance: random.Random) -> None:
@@ -94,6 +99,7 @@ class Steps:
             self.step(f"{SYNC} {self._short(path)}", number if os.path.isfile(path) else None)
         self._fsync(number)
         self._on_disk[status.st_ino] = _state(os.fstat(number))
+        self._names.flushed(path)
 
     def _patched_write(self, file: int, data: Any) -> int:
         if self._inside(path := _descriptor_path(file)):
@@ -107,6 +113,7 @@ class Steps:
             path, _, flags = arguments
             if isinstance(path, (str, bytes)) and flags & _WRITES and self._inside(path := os.fsdecode(path)):
                 self.step(f"open {self._short(path)}")
+                self._note("open", [path])
         elif event in _CHANGES:
             count = _CHANGES[event]
             folders = arguments[-count:] if event != "os.truncate" else (-1,)
@@ -116,12 +123,72 @@ class Steps:
             changes = os.path.lexists(paths[0]) != (event == "os.mkdir")  # else it fails, as it is meant to
             if changes and any(map(self._inside, paths)):
                 self.step(" ".join([event.removeprefix("os."), *map(self._short, paths)]))
+                self._note(event, paths)
+
+    def _note(self, event: str, paths: list[str]) -> None:
+        if self._kill is not None and self._kill.how == "power":
+            self._busy = True
+            self._names.note(event, paths)
+            self._busy = False
 
     def _inside(self, path: str) -> bool:
         return os.path.abspath(path).startswith(self._root + os.sep)
 
     def _short(self, path: str) -> str:
         return os.path.relpath(path, self._root)
+
+
+class _UnflushedNames:
+    """Changes of names since their folders were flushed, and how to undo them.
+
+    Args:
+        kept: A folder, on the same disk, for what has lost its name.
+    """
+
+    def __init__(self, kept: Path) -> None:
+        self._kept = kept
+        self._undo: dict[str, list[list[tuple[str, str]]]] = {}
+
+    def note(self, event: str, paths: list[str]) -> None:
+        """A name is about to change.
+
+        Args:
+            event: As Python's audit events are called.
+            paths: The name, and the new one where it is a rename.
+        """
+        moves: list[tuple[str, str]] = []  # what has to be renamed to undo it; to nowhere is to be deleted
+        name = paths[-1]
+        there = os.path.isfile(name) and not os.path.islink(name)
+        if event == "os.truncate" or (event == "open" and os.path.lexists(name)):
+            return
+        if event == "os.rename":
+            moves.append((name, paths[0]))
+        elif event in ("open", "os.mkdir", "os.link"):
+            moves.append((name, ""))
+        if there:
+            self._kept.mkdir(exist_ok=True)
+            copy = str(self._kept / uuid.uuid4().hex)
+            os.link(name, copy)
+            moves.append((copy, name))
+        self._undo.setdefault(os.path.dirname(name), []).append(moves)
+
+    def flushed(self, folder: str) -> None:
+        """The names in a folder are on the disk."""
+        self._undo.pop(folder, None)
+
+    def lose(self, chance: random.Random) -> None:
+        """Undo the last changes in each folder."""
+        for folder in sorted(self._undo, reverse=True):
+            changes = self._undo[folder]
+            for moves in reversed(changes[chance.randint(0, len(changes)) :]):
+                for source, target in moves:
+                    with contextlib.suppress(OSError):
+                        if target:
+                            os.rename(source, target)
+                        elif os.path.isdir(source):
+                            shutil.rmtree(source)
+                        else:
+                            os.remove(source)
 
 
 def watch_batches(module: Any, on_batch: Callable[[], None]) -> None:
