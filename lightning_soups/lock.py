@@ -30,6 +30,7 @@ def sole_writer(output: AnyPath) -> Iterator[None]:
         yield
         return
     path = output.with_name(f".{output.name}.lock")
+    created = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
@@ -50,6 +51,9 @@ def sole_writer(output: AnyPath) -> Iterator[None]:
         with suppress(OSError):  # Windows deletes no open file
             path.unlink()
         lock.release()
+        with suppress(OSError):  # where something was made
+            for folder in created:
+                folder.rmdir()
 
 
 @contextmanager

@@ -66,6 +66,7 @@ def test_the_dataloader_source() -> None:
     for attach in (data_connector._DataConnector.attach_dataloaders, data_connector._DataConnector.attach_datamodule):
         assert "trainer.fit_loop._data_source.instance = " in inspect.getsource(attach)  # whatever the trainer runs
     assert isinstance(Trainer(logger=False)._accelerator_connector.use_distributed_sampler, bool)
+    assert Trainer(logger=False)._accelerator_connector.cluster_environment is not None  # interruption.py
     assert issubclass(
         distributed.UnrepeatedDistributedSampler, torch.utils.data.DistributedSampler
     )  # so Lightning leaves it alone

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning_utilities.core.rank_zero import rank_zero_info
@@ -13,17 +13,28 @@ _STATUS = 143  # with which shells say that a process ended by SIGTERM
 
 
 def stop_if_told(trainer: Trainer) -> None:
-    """End as a process that is ended by SIGTERM; Lightning notes the signal, but reacts to it in fits only.
+    """End if SIGTERM came; Lightning looks after every batch but the last of a pass, of which there may be one.
 
     Raises:
         SIGTERMException: The signal came.
     """
     if trainer.received_sigterm:
-        raise SIGTERMException(_STATUS)
+        raise SIGTERMException
 
 
 @contextmanager
-def without_requeue_checkpoint(trainer: Trainer) -> Iterator[None]:
+def interruptible(trainer: Trainer) -> Iterator[None]:
+    """Let a cook be ended by signals, to be continued from its journal."""
+    with _without_requeue_checkpoint(trainer):
+        try:
+            yield
+        except SIGTERMException as error:
+            error.code = _STATUS  # Lightning's own says 0, which schedulers take for success
+            raise
+
+
+@contextmanager
+def _without_requeue_checkpoint(trainer: Trainer) -> Iterator[None]:
     """Let SLURM requeue the job as Lightning does, but without a checkpoint of whatever candidate is evaluated then.
 
     A later fit in the same folder would take that for its own. What a cook has found out is in its journal.

@@ -154,6 +154,12 @@ class Journal:
             self._state_path.unlink(missing_ok=True)
             self._path.unlink(missing_ok=True)
 
+    def say_what_is_left(self) -> None:
+        """After an interruption: tell how to continue."""
+        kept = sum("found" in line for line in self._lines)
+        if self._strategy.is_global_zero and self._writes and (kept or self._states):
+            rank_zero_info(f"{kept} finished evaluations are kept in {str(self._path)!r}: the same cook resumes there.")
+
     def _take_up(self, line: Mapping[str, Any]) -> None:
         if "found" in line:
             self._found[line["key"]] = Finding(**line["found"])

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_flatten
 from lightning_soups.evaluation.cache import CacheBatches, CachedLoader, MemoryBudget
 from lightning_soups.evaluation.digest import Digest
 from lightning_soups.evaluation.exact_sampler import ExactSource
-from lightning_soups.evaluation.interruption import stop_if_told, without_requeue_checkpoint
+from lightning_soups.evaluation.interruption import interruptible, stop_if_told
 from lightning_soups.evaluation.kept_attributes import KeptAttributes
 from lightning_soups.evaluation.muted import muted
 from lightning_soups.evaluation.progress import RecipeProgress
@@ -115,7 +115,7 @@ class KeptLoop(_EvaluationLoop):
                 f" {self._trainer_fn.value} dataloaders, they are empty or cut to 0 batches by the trainer, or the"
                 " module has no step for them."
             )
-        with without_requeue_checkpoint(self.trainer):
+        with interruptible(self.trainer):
             return [JobResult(self._job(self))]
 
     @property

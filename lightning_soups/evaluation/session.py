@@ -79,9 +79,10 @@ class HeldOutQuestions:
         mixed = mixer.state_dict(self.ingredients[0]).keys() if mixer.holds_weights else ()
         context = module_context(loop, mixed)
         context["how ingredients are mixed"] = f"{self.adapters} {asdict(self.selection)}"
+        journal = Journal(journal_of(output), trainer.strategy, ContentHashes())
         with progress, Staging(mixer, pin) as staging:
             loop.progress = progress
-            yield ReplayEvaluator(
+            evaluator = ReplayEvaluator(
                 loop,
                 progress,
                 self.ingredients,
@@ -90,10 +91,15 @@ class HeldOutQuestions:
                 early_rejection=self.early_rejection,
                 mixer=mixer,
                 staging=staging,
-                journal=Journal(journal_of(output), trainer.strategy, ContentHashes()),
+                journal=journal,
                 context=context,
                 batch_norm=self.batch_norm,
             )
+            try:
+                yield evaluator
+            except BaseException:
+                journal.say_what_is_left()
+                raise
 
     def _recorded_mode(self) -> Mode | None:
         modes = {ingredient.mode for ingredient in self.ingredients if ingredient.monitor == self.monitor}
