@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -76,7 +77,8 @@ def _problem(reader: Callable[[Path], Any], folder: Path) -> tuple[str, bool]:
             return f"memory was asked for before it was known to be needed: {text}", True
         return ("" if str(folder) in text else f"does not say which path: {type(error).__name__}: {text}"), True
     except BaseException as error:
-        return f"{type(error).__name__}: {error}", True
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})", True
     return "", False
 
 
