@@ -1,10 +1,14 @@
 # `make demo`, `make test` and `make docs`. The README says what they do without make.
+# `make test-oldest` and `make test-newest` run the tests with the oldest dependencies that pyproject.toml allows, best
+# on the oldest Python, and with the newest that there are.
 PYTHON ?= python3
+OLDEST_PYTHON ?= $(shell python3.10 --version > /dev/null 2>&1 && echo python3.10 || echo $(PYTHON))
+NEWEST_PYTHON ?= $(PYTHON)
 BIN := .venv/bin
 SHARED := --config configs/digits/digits.yaml
 SOUPS := soups/digits
 
-.PHONY: demo test docs clean
+.PHONY: demo test test-oldest test-newest docs clean
 
 demo: .venv/installed
 	$(BIN)/lightning-soup fit $(SHARED) --config configs/digits/pretrain.yaml
@@ -19,6 +23,14 @@ test: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/pytest
 
+test-oldest: .venv-oldest/installed
+	.venv-oldest/bin/pytest
+
+test-newest:
+	$(NEWEST_PYTHON) -m venv .venv-newest
+	.venv-newest/bin/pip install --upgrade --upgrade-strategy eager --editable '.[dev]'
+	.venv-newest/bin/pytest
+
 docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
@@ -27,5 +39,10 @@ docs: .venv/installed
 	$(BIN)/pip install --constraint constraints.txt --editable '.[dev]'
 	touch .venv/installed
 
+.venv-oldest/installed: pyproject.toml constraints/oldest.txt
+	$(OLDEST_PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --constraint constraints/oldest.txt --editable '.[dev]'
+	touch .venv-oldest/installed
+
 clean:
-	rm -rf .venv soups site
+	rm -rf .venv .venv-oldest .venv-newest soups site

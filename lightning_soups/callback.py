@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any, Literal
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -12,13 +13,15 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.nn.parameter import is_lazy
 
 from lightning_soups import records
+from lightning_soups.agreed import agreed
 from lightning_soups.checkpointing import save_initialization, save_validated_weights
 from lightning_soups.files import safe_name
+from lightning_soups.leftovers import clean_soup_directory
 from lightning_soups.logged import Logged, logged_in_epoch
 from lightning_soups.other_name import refuse_other_version
 from lightning_soups.paths import AnyPath, any_path
 from lightning_soups.run_facts import every_metric, every_sample_once, hyperparameters
-from lightning_soups.run_folder import RunFolder, withdraw
+from lightning_soups.run_folder import RunFolder, discard_unrecorded, withdraw
 from lightning_soups.score import Mode, Score, validate_mode
 from lightning_soups.weights import fingerprint
 
@@ -28,7 +31,8 @@ class SoupCallback(Callback):
 
     Give every run of a sweep this callback with the same ``dirpath``. Any number of runs, processes and machines can
     write to one directory at the same time: each run has a folder of its own and each record is a file of its own,
-    written atomically after its checkpoint.
+    written atomically after its checkpoint. A better checkpoint is on the disk before a worse one is deleted, so there
+    must be room for one more than are kept.
 
     Args:
         dirpath: The soup directory, for example ``soups/digits``, or a URL such as ``s3://bucket/soups/digits``.
@@ -48,6 +52,9 @@ class SoupCallback(Callback):
     Raises:
         ValueError: An argument has an impossible value.
         MisconfigurationException: During ``fit``: ``monitor`` was never logged, or ``mode`` cannot be inferred.
+        WriteError: During ``fit``, on all processes: a checkpoint or its record cannot be written, because the disk is
+            full, for example. As with Lightning's ``ModelCheckpoint`` the fit ends; what was recorded before stays,
+            and a fit that resumes from a training checkpoint goes on recording the same run.
     """
 
     def __init__(
@@ -104,12 +111,14 @@ class SoupCallback(Callback):
         loaded, self._loaded_state = self._loaded_state, None
         resumes = trainer.ckpt_path is not None
         runs = self.dirpath / "runs"
+        if trainer.is_global_zero and isinstance(self.dirpath, Path):
+            clean_soup_directory(self.dirpath)
         if resumes and loaded is not None and loaded["run"] is not None:
             self._folder = RunFolder(runs / safe_name(loaded["run"]), self.monitor, self.save_top_k)
             self._initialization = loaded["initialization"]
             return
         name = self.run or RunFolder.unique_name(f"{datetime.now():%Y%m%d-%H%M%S}")
-        own_claim = RunFolder.claim(runs, name) if trainer.is_global_zero else runs
+        own_claim = agreed(trainer.strategy, lambda: RunFolder.claim(runs, name) if trainer.is_global_zero else runs)
         self._folder = RunFolder(trainer.strategy.broadcast(own_claim), self.monitor, self.save_top_k)
         self._initialization = None  # when resuming from elsewhere, nobody knows where the fit started
         self._at_initialization = not resumes
@@ -130,7 +139,7 @@ class SoupCallback(Callback):
         self._initialization = trainer.strategy.broadcast(own)
         if self.save_initialization:
             path = self.dirpath / records.INITIALIZATIONS / f"{self._initialization}.ckpt"
-            if not trainer.strategy.broadcast(path.exists()):
+            if not trainer.strategy.broadcast(agreed(trainer.strategy, path.exists)):
                 save_initialization(trainer, state_dict, path)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -173,13 +182,18 @@ class SoupCallback(Callback):
         if not trainer.strategy.broadcast(self._folder.wants(score)):
             return
         path = self._folder.checkpoint_path(trainer.current_epoch, trainer.global_step)
-        saved = save_validated_weights(trainer, path)
-        surplus = self._folder.keep(path, score)
-        if trainer.is_global_zero:
-            self._write_record(trainer, pl_module, path, score, metrics, saved.sha256)
-            _warn_about(saved.refused)
-            for worse in surplus:
-                withdraw(worse)
+        try:
+            saved = save_validated_weights(trainer, path)
+            surplus = self._folder.keep(path, score)
+            agreed(
+                trainer.strategy,
+                lambda: self._finish(trainer, pl_module, path, score, metrics, saved.sha256, surplus),
+            )
+        except BaseException:
+            if trainer.is_global_zero:
+                discard_unrecorded(path)
+            raise
+        _warn_about(saved.refused)
 
     def _resolve_mode(self, logged: Logged) -> Mode:
         mode = self.mode or logged.mode
@@ -189,6 +203,23 @@ class SoupCallback(Callback):
                 " number. Pass mode='max' or mode='min', or log a torchmetrics.Metric."
             )
         return mode
+
+    def _finish(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        path: AnyPath,
+        score: Score,
+        metrics: dict[str, float],
+        sha256: str | None,
+        surplus: list[AnyPath],
+    ) -> None:
+        """On one process: record a checkpoint that is on the disk, then delete those that it drives out."""
+        if not trainer.is_global_zero:
+            return
+        self._write_record(trainer, pl_module, path, score, metrics, sha256)
+        for worse in surplus:
+            withdraw(worse)
 
     def _write_record(
         self,

@@ -1,22 +1,26 @@
 """Weights-only Lightning checkpoints of the module that a trainer trains, written atomically.
 
-Every process must call these functions, at the same point.
+Every process must call these functions, at the same point. When a file cannot be written they raise on all processes,
+so that none waits for another.
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
+from lightning_soups.agreed import agreed
 from lightning_soups.content import content_hash
 from lightning_soups.files import replacing
 from lightning_soups.other_name import is_of_either_name
 from lightning_soups.paths import AnyPath
 from lightning_soups.weights.reading import unsafe_types
+from lightning_soups.write_errors import explained
 
 
 class Saved(NamedTuple):
@@ -75,9 +79,23 @@ def save_validated_weights(trainer: Trainer, path: AnyPath) -> Saved:
 
 
 def _save(trainer: Trainer, checkpoint: dict[str, Any], path: AnyPath) -> Saved:
-    with replacing(path) if trainer.is_global_zero else nullcontext() as own:
-        temporary = trainer.strategy.broadcast(own)
+    strategy, stack = trainer.strategy, ExitStack()
+
+    def begin() -> Path | None:
+        return stack.enter_context(replacing(path)) if trainer.is_global_zero else None
+
+    def save() -> None:
         assert temporary is not None
-        trainer.strategy.save_checkpoint(checkpoint, temporary)
-        trainer.strategy.barrier("SoupCallback")  # before the file is moved: several processes may write it
-        return Saved() if own is None else Saved(unsafe_types(own), content_hash(own))
+        with explained(path, temporary):
+            strategy.save_checkpoint(checkpoint, temporary)
+
+    def finish() -> Saved:
+        saved = Saved() if own is None else Saved(unsafe_types(own), content_hash(own))
+        stack.close()
+        return saved
+
+    with stack:
+        own = agreed(strategy, begin)
+        temporary = strategy.broadcast(own)
+        agreed(strategy, save)  # only then is the file moved: several processes may write it
+        return agreed(strategy, finish)

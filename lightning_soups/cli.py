@@ -1,8 +1,10 @@
 """The command line: LightningCLI with five more subcommands, ``cook``, ``study``, ``sweep``, ``report`` and ``ls``."""
 
+import faulthandler
 import inspect
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -239,7 +241,7 @@ class SoupCLI(LightningCLI):
                 show_soup(self.trainer.cook(**arguments))
             else:
                 show_study(self.trainer.study(**arguments))
-        except (MisconfigurationException, ValueError) as error:
+        except (MisconfigurationException, ValueError, OSError) as error:
             if not is_ours(error):
                 raise
             self._subcommand_parsers[subcommand].error(visible(str(error), lines=True))
@@ -247,6 +249,10 @@ class SoupCLI(LightningCLI):
 
 def main() -> None:
     """Entry point of ``lightning-soup``: any model and data by ``class_path``, your own included."""
+    if not faulthandler.is_enabled() and sys.__stderr__ is not None:
+        with suppress(OSError):  # it has no file
+            # says where, when a file that is mapped into memory is truncated and the system ends the process at once
+            faulthandler.enable(sys.__stderr__)
     if os.getcwd() not in sys.path:  # a console script does not see modules in the working directory otherwise
         sys.path.insert(0, os.getcwd())
     SoupCLI()

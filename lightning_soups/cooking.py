@@ -3,8 +3,10 @@
 import re
 from dataclasses import dataclass
 
+from lightning_soups.agreed import agreed
 from lightning_soups.evaluation.kept_loop import KeptLoop
 from lightning_soups.evaluation.session import HeldOutQuestions, ask
+from lightning_soups.files import safe_name
 from lightning_soups.lock import on_rank_zero, sole_writer
 from lightning_soups.loggers import CookLog
 from lightning_soups.paths import AnyPath, any_path
@@ -34,18 +36,20 @@ class Cook:
             return self._cook(loop, path)
 
     def _cook(self, loop: KeptLoop, path: AnyPath) -> Soup:
-        trainer, name, ingredients = loop.trainer, self.recipe.name, self.questions.ingredients
-        log = CookLog(trainer, file_name(self.recipe), self.questions.monitor)
+        trainer, name = loop.trainer, self.recipe.name
+        questions = self.questions.shared(trainer.strategy)
+        ingredients = questions.ingredients
+        log = CookLog(trainer, file_name(self.recipe), questions.monitor)
         log.options(name, self.recipe.options, len(ingredients))
-        mixer = self.questions.mixer(loop)
-        with self.questions.evaluator(loop, mixer, name, path) as evaluator:
+        mixer = questions.mixer(loop)
+        with questions.evaluator(loop, mixer, name, path) as evaluator:
             evaluator.on_answer = log.answer
             mixture = ask(evaluator, self.recipe.cook, ingredients)
             answer = evaluator.answer(mixture)
         soup = Soup(
             mixture,
             answer.score,
-            monitor=self.questions.monitor,
+            monitor=questions.monitor,
             metrics=answer.metrics,
             trace=evaluator.trace,
             recipe=name,
@@ -54,13 +58,16 @@ class Cook:
             caveats=evaluator.caveats,
             batch_norm=answer.batch_norm,
             statistics=answer.statistics,
-            weights=self.questions.selection,
+            weights=questions.selection,
         )
-        if trainer.is_global_zero:
-            soup.save(self.output, trainer.lightning_module, mixer=mixer)
+
+        def save() -> None:
+            if trainer.is_global_zero:
+                soup.save(self.output, trainer.lightning_module, mixer=mixer)
+
+        agreed(trainer.strategy, save)
         soup.path = path
         evaluator.forget_state()
-        trainer.strategy.barrier("SoupTrainer.cook")
         log.soup(soup)  # last, so that neither the soup nor the other processes have to wait for it
         return soup
 
@@ -68,4 +75,4 @@ class Cook:
 def file_name(thing: Recipe | Study) -> str:
     """``GreedySoup()`` becomes ``greedy``, ``LossPlane()`` becomes ``loss_plane``."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(thing).__name__).lower()
-    return (words.removesuffix("_soup") if isinstance(thing, Recipe) else words) or words
+    return safe_name((words.removesuffix("_soup") if isinstance(thing, Recipe) else words) or words)

@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-from lightning_soups.files import replacing
-from lightning_soups.paths import AnyPath
 
 # Okabe and Ito's palette, which people with any colour vision can tell apart: https://jfly.uni-koeln.de/color/
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -57,9 +55,13 @@ def panels(
         yield figure, list(grid.flat)
 
 
-def save_figure(figure: Figure, stem: AnyPath) -> None:
-    """Write ``<stem>.png`` and ``<stem>.svg``, each atomically."""
+def write_figure(figure: Figure, path: Path, kind: str) -> None:
+    """Write a figure to a file that nobody reads yet.
+
+    Args:
+        figure: What to write.
+        path: Where to, under whatever name.
+        kind: ``png`` or ``svg``.
+    """
     with matplotlib.rc_context(cast(Any, _STYLE)):
-        for suffix, metadata in ((".png", None), (".svg", {"Date": None})):
-            with replacing(stem.with_name(stem.name + suffix)) as temporary:
-                figure.savefig(temporary, format=suffix[1:], dpi=160, metadata=metadata)
+        figure.savefig(path, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)

@@ -1,23 +1,28 @@
-"""Files that are complete or absent at every instant."""
+"""Files and folders that are complete or absent at every instant, and on the disk before anything is built on them."""
 
+import hashlib
 import json
 import os
 import re
-import shutil
 import tempfile
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from upath import UPath
 
+from lightning_soups.durable import exchange, make_folder, sync_file, sync_folder, sync_tree
+from lightning_soups.leftovers import clean, heal, remove, temporary_name
 from lightning_soups.paths import AnyPath, is_object_store
+from lightning_soups.write_errors import explained, explained_upload
 
-TEMPORARY = ".tmp"  # the suffix of what is not complete yet
-_UMASK = os.umask(0)
-os.umask(_UMASK)  # there is no way to ask without setting it
+_BLOCK = 4096  # bytes, which a full disk has not
+_LONGEST_NAME, _SHORTENED_NAME = 200, 160  # bytes; most systems allow 255
+# of Windows, whatever suffix they have: https://learn.microsoft.com/windows/win32/fileio/naming-a-file
+_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in "123456789¹²³")}
+_cleaned: set[Path] = set()
 
 
 @contextmanager
@@ -25,69 +30,116 @@ def replacing(path: AnyPath) -> Iterator[Path]:
     """Yield a temporary local path; move it to ``path`` at once when the block ends without an error.
 
     On disks it is beside ``path``; its name starts with a dot and ends in ``.tmp``, so no reader takes it for a record
-    or a checkpoint. The bytes are on disk before the name is (flush, fsync, rename). What goes to a URL is uploaded
-    when it is complete.
+    or a checkpoint. The bytes are on disk before the name is, and the name before the block has ended (flush, fsync,
+    rename, fsync of the folder). What goes to a URL is uploaded when it is complete.
 
     Args:
         path: The file to create or replace. Its folder is created.
+
+    Raises:
+        WriteError: It cannot be written: the disk is full, read-only or gone, or whatever else the system says.
     """
-    if not isinstance(path, Path):
-        with tempfile.TemporaryDirectory() as folder:
-            local = Path(folder) / path.name
-            yield local
-            _upload(local, path)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(_temporary_name(path))
-    try:
+    with replacing_all(path) as (temporary,):
         yield temporary
-        _finish(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_all(*paths: AnyPath) -> Iterator[list[Path]]:
+    """Do so with files that belong together: when one of them cannot be written, all stay as they were.
+
+    Args:
+        paths: Files of one folder. The last one is what tells of the others: it is taken away first and put there last,
+            so that it never tells of other files than those beside it.
+    """
+    with ExitStack() as stack:
+        if not isinstance(paths[-1], Path):
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            local = [folder / path.name for path in paths]
+            yield local
+            with explained_upload(paths[-1]):
+                if len(paths) > 1:
+                    paths[-1].unlink(missing_ok=True)
+                for file, url in zip(local, paths, strict=True):
+                    assert not isinstance(url, Path)
+                    _upload(file, url)
+            return
+        own = [path for path in paths if isinstance(path, Path)]
+        temporary = [path.with_name(temporary_name(path.name)) for path in own]
+        stack.enter_context(explained(own[-1], *temporary, *own))
+        for file in temporary:
+            stack.callback(remove, file)
+        _prepare(own[-1].parent)
+        yield temporary
+        for file in temporary:
+            sync_file(file)
+        _put(temporary, own)
+        sync_folder(own[-1].parent)
 
 
 @contextmanager
 def replacing_folder(path: AnyPath) -> Iterator[Path]:
     """Yield an empty temporary folder; it becomes ``path`` when the block ends without an error.
 
-    On disks it is beside ``path`` and renamed. No system replaces a folder that holds something in one step: an
-    existing one is renamed away first, and back again should the second renaming fail, so for an instant there may be
-    none, but never a part of one. At a URL its files appear one after the other, those at the top in alphabetical order
-    and last; then what an earlier folder had more is deleted.
+    On disks it is beside ``path``. It changes places with an existing one in one step where the system can do that, as
+    Linux can on its own file systems. Elsewhere that one is renamed away first, so for an instant there may be none,
+    but never a part of one; whoever dies in that instant leaves a folder that the next reader or writer puts back. At
+    a URL its files appear one after the other, those at the top in alphabetical order and last; then what an earlier
+    folder had more is deleted.
 
     Args:
         path: The folder to create or replace. The folder that it is in is created.
+
+    Raises:
+        WriteError: See :func:`replacing`.
     """
     if not isinstance(path, Path):
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
-            _upload_folder(Path(folder), path)
+            with explained_upload(path):
+                _upload_folder(Path(folder), path)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unique = uuid.uuid4().hex[:8]
-    temporary, old = (path.with_name(f".{path.name}.{unique}.{kind}") for kind in ("tmp", "old.tmp"))
-    temporary.mkdir()
-    try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                _finish(file)
-        if path.exists():
-            os.replace(path, old)
+    temporary, old = (path.with_name(temporary_name(path.name, old)) for old in (False, True))
+    with explained(path, temporary, old):
+        _prepare(path.parent)
+        heal(path)
         try:
-            os.replace(temporary, path)
-        except OSError:
-            if old.exists():
-                os.replace(old, path)
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+            temporary.mkdir()
+            yield temporary
+            sync_tree(temporary)
+            if not os.path.lexists(path):
+                os.replace(temporary, path)
+            elif not exchange(temporary, path):
+                _make_way(temporary, path, old)
+            sync_folder(path.parent)
+        finally:
+            remove(temporary)
+            if os.path.lexists(path):  # else it is all there is
+                remove(old)
+
+
+def check_name(path: AnyPath, parameter: str) -> None:
+    """Make sure that the system can have a path at all, before it is asked whether there is something.
+
+    Args:
+        path: A path or URL; of URLs nothing is known.
+        parameter: What the user knows it as.
+
+    Raises:
+        ValueError: It cannot, because it is too long, for example.
+    """
+    if isinstance(path, Path):
+        try:
+            path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise ValueError(f"`{parameter}` cannot be {str(path)!r}: {error.strerror}.") from None
 
 
 def check_writable(path: AnyPath, parameter: str) -> None:
     """Make sure that a file can be created, before work begins that ends in it. No folder is created.
+
+    Whether there is room for all of it is not known before it is written; that there is none at all is noticed.
 
     Args:
         path: What is going to be written.
@@ -99,10 +151,12 @@ def check_writable(path: AnyPath, parameter: str) -> None:
     try:
         if isinstance(path, Path):
             folder = next(folder for folder in path.absolute().parents if folder.exists())
-            with tempfile.TemporaryFile(dir=folder):
-                pass
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(bytes(_BLOCK))
+                file.flush()
+                os.fsync(file.fileno())
         else:
-            trial = path.with_name(_temporary_name(path))
+            trial = path.with_name(temporary_name(path.name))
             trial.write_bytes(b"")
             trial.unlink()
     except Exception as error:  # storage libraries raise errors of their own
@@ -110,11 +164,54 @@ def check_writable(path: AnyPath, parameter: str) -> None:
         raise ValueError(f"`{parameter}` cannot be written at {str(path)!r}: {reason}") from error
 
 
-def _finish(path: Path) -> None:
-    """Bring a file's bytes to the disk; whoever may read new files may read it, whatever a library has made of that."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-    path.chmod(0o666 & ~_UMASK)
+def _prepare(folder: Path) -> None:
+    """Create a folder; what dead writers have left there is deleted, once a process."""
+    make_folder(folder)
+    if folder not in _cleaned:
+        _cleaned.add(folder)
+        clean(folder)
+
+
+def _make_way(temporary: Path, path: Path, old: Path) -> None:
+    """Replace a folder in two steps, or in none."""
+    os.replace(path, old)
+    try:
+        os.replace(temporary, path)
+    except BaseException:
+        os.replace(old, path)
+        raise
+
+
+def _put(temporary: list[Path], paths: list[Path]) -> None:
+    """Rename complete files to what they are to be called; when one of these fails, all are as they were."""
+    *others, (new, last) = zip(temporary, paths, strict=True)
+    spare: list[Path] = []
+    with ExitStack() as undo:
+
+        def keep(path: Path, how: Callable[[Path, Path], None]) -> None:
+            spare.append(path.with_name(temporary_name(path.name)))
+            how(path, spare[-1])
+            undo.callback(_put_back, spare[-1], path)
+
+        if others and last.exists():
+            keep(last, os.replace)
+        for file, path in others:
+            if path.exists():
+                with suppress(OSError):  # of file systems that have no second names for a file
+                    keep(path, os.link)
+            else:
+                undo.callback(remove, path)
+            os.replace(file, path)
+        os.replace(new, last)
+        undo.pop_all()
+    for file in spare:
+        remove(file)
+
+
+def _put_back(kept: Path, path: Path) -> None:
+    with suppress(OSError):
+        os.replace(kept, path)
+        kept.unlink(missing_ok=True)  # two names of one file stay both
 
 
 def _upload(local: Path, url: UPath) -> None:
@@ -123,7 +220,7 @@ def _upload(local: Path, url: UPath) -> None:
         fs.put_file(str(local), url.path)
         return
     url.parent.mkdir(parents=True, exist_ok=True)
-    temporary = url.with_name(_temporary_name(url))
+    temporary = url.with_name(temporary_name(url.name))
     try:
         fs.put_file(str(local), temporary.path)
         fs.mv(temporary.path, url.path)
@@ -143,10 +240,6 @@ def _upload_folder(local: Path, url: UPath) -> None:
         fs.rm_file(surplus)
 
 
-def _temporary_name(path: AnyPath) -> str:
-    return f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY}"
-
-
 def write_json(path: AnyPath, content: Any) -> None:
     """Write strict JSON atomically.
 
@@ -156,9 +249,15 @@ def write_json(path: AnyPath, content: Any) -> None:
 
     Raises:
         ValueError: A number is NaN or infinite, which JSON does not have.
+        WriteError: See :func:`replacing`.
     """
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(to_json(content), encoding="utf-8")
+
+
+def to_json(content: Any) -> str:
+    """Strict JSON as all our files have it; see :func:`write_json`."""
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
 def append_durably(path: Path, line: bytes) -> None:
@@ -168,16 +267,35 @@ def append_durably(path: Path, line: bytes) -> None:
         path: Is created, with its folder, when there is none.
         line: Ends in a line feed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with path.open("ab+") as file:
-        if file.tell():
+        is_new = file.tell() == 0
+        if not is_new:
             file.seek(-1, os.SEEK_END)
             line = line if file.read(1) == b"\n" else b"\n" + line
         file.write(line)
         file.flush()
         os.fsync(file.fileno())
+    if is_new:
+        sync_folder(path.parent)
 
 
 def safe_name(text: str) -> str:
-    """Make a string usable as a file name on Linux, macOS and Windows; letters of any script stay."""
-    return re.sub(r"[^\w.=+-]+", "_", text).strip("._") or "_"
+    """Make a string usable as a file name on Linux, macOS and Windows; letters of any script stay.
+
+    The name is in Unicode's composed form, is none that Windows keeps for devices, and has at most 200 bytes, which
+    leaves room for suffixes: of a longer one the beginning stays, and a hash tells it from others. A name that is safe
+    stays as it is.
+    """
+    composed = unicodedata.normalize("NFC", text)
+    name = re.sub("\0+", "_", "".join(char if _is_safe(char) else "\0" for char in composed)).strip("._") or "_"
+    if len(name.encode()) > _LONGEST_NAME:
+        short = name.encode()[:_SHORTENED_NAME].decode(errors="ignore").rstrip("._")
+        name = f"{short}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}"
+    first, dot, rest = name.partition(".")
+    return f"{first}_{dot}{rest}" if first.upper() in _DEVICES else name
+
+
+def _is_safe(char: str) -> bool:
+    """Letters with the marks that belong to them, digits, and a few signs."""
+    return char.isalnum() or char in "_.=+-" or unicodedata.category(char).startswith("M")

@@ -1,14 +1,18 @@
 """Which tensors of ingredients are mixed, and where in the module they belong."""
 
 from collections.abc import Mapping
+from contextlib import suppress
+from copy import deepcopy
 from typing import Any
 
-import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lightning_soups.weights import WeightNames, fit
+from lightning_soups.weights.kinds import odd, same_bytes
 from lightning_soups.weights.tied import tied_names
 
 _AS_THEY_ARE, _NONE = "the same names", "no rule"
@@ -30,12 +34,16 @@ class Fitting:
         self._found: dict[str, None] = {}
         self._rules: set[str] = set()
 
-    def fit(self, state_dict: Mapping[str, Any], where: str) -> dict[str, Any]:
+    def fit(
+        self, state_dict: Mapping[str, Any], where: str, checkpoint: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Select tensors of an ingredient and give them the module's names.
 
         Args:
             state_dict: All of the ingredient.
             where: What to call it.
+            checkpoint: What it is in. Where the module's ``on_load_checkpoint`` gives the tensors of a checkpoint their
+                names, they stay as they are.
 
         Raises:
             ValueError: Nothing is selected, or two tensors would get one name.
@@ -45,6 +53,8 @@ class Fitting:
             selected = self._selection.apply(state_dict)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
+        if self._renamed_by_module({**(checkpoint or {}), "state_dict": selected}):
+            return selected
         how = fit(selected, self._wanted or list(selected))
         self._wanted = self._wanted or list(selected)
         if how.rule not in self._rules and how.rule != _AS_THEY_ARE and not how.rule.startswith(_NONE):
@@ -78,8 +88,23 @@ class Fitting:
             if self._first.get(name) in mixed:
                 result[name] = mixed[self._first[name]]
             elif self._selection.include or self._selection.exclude:
-                result[name] = value.detach().cpu().clone() if isinstance(value, Tensor) else value
+                plain = isinstance(value, Tensor) and odd(value) is None
+                result[name] = value.detach().cpu().clone() if plain else value
         return result
+
+    def _renamed_by_module(self, checkpoint: Mapping[str, Any]) -> bool:
+        """Whether the names are not the module's, but become so in its ``on_load_checkpoint``."""
+        module, wanted = self._module, set(self._wanted)
+        if checkpoint["state_dict"].keys() <= wanted or not isinstance(module, LightningModule):
+            return False
+        if not is_overridden("on_load_checkpoint", module, LightningModule):
+            return False
+        rest = {key: value for key, value in checkpoint.items() if key != "state_dict"}
+        trial = {**deepcopy(rest), "state_dict": dict(checkpoint["state_dict"])}
+        with suppress(Exception):  # whatever a user's hook raises, the names stay unknown
+            module.on_load_checkpoint(trial)
+            return bool(trial["state_dict"]) and trial["state_dict"].keys() <= wanted
+        return False
 
     def _with_first_names(self, fitted: dict[str, Any]) -> dict[str, Any]:
         """Give what the module ties the first of its names, so that all kinds of files have the same ones.
@@ -97,7 +122,7 @@ class Fitting:
 
 
 def _equal(one: Any, other: Any) -> bool:
-    return isinstance(one, Tensor) and one.shape == other.shape and torch.equal(one, other)
+    return isinstance(one, Tensor) and one.shape == other.shape and same_bytes(one, other.to(one.dtype))
 
 
 def _initialized(module: nn.Module) -> dict[str, Any]:

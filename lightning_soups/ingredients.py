@@ -14,13 +14,14 @@ from lightning_soups.finding import find
 from lightning_soups.local_copies import local_copy
 from lightning_soups.model_checkpoint import kept_for
 from lightning_soups.opening import is_adapter, is_folder, open_checkpoint
-from lightning_soups.paths import AnyPath, any_path, common_folder, leads_out
+from lightning_soups.paths import AnyPath, any_path, common_folder, has_gone, leads_out
 from lightning_soups.score import Mode, Score
 from lightning_soups.weights.adapter_folders import read_adapter_config
 from lightning_soups.weights.formats.file_names import is_plain_name
 from lightning_soups.where import Condition
 
 INITIALIZATION = "initialization"  # the run of what is no ingredient but what ingredients started from
+_LISTINGS = 10  # how often a directory is looked at that changes all the time
 _FILE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")  # in a folder's name, `lr-0.1`, a dot means nothing
 
 
@@ -119,7 +120,7 @@ class Ingredient:
             told = records.plain_hyperparameters({key: config.get(key) for key in ("r", "lora_alpha", "use_rslora")})
             return cls(path=path, run=path.parent.name or ".", hyperparameters=told)
         checkpoint = open_checkpoint(path).content
-        hyperparameters = checkpoint.get("hyper_parameters")
+        saved = checkpoint.get("hyper_parameters")
         kept = kept_for(checkpoint, path)
         folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent  # as loggers lay them out
         return cls(
@@ -128,9 +129,7 @@ class Ingredient:
             metrics={} if kept is None else {kept.monitor: kept.value},
             monitor=None if kept is None else kept.monitor,
             mode=None if kept is None else kept.mode,
-            hyperparameters=records.plain_hyperparameters(
-                hyperparameters if isinstance(hyperparameters, Mapping) else {}
-            ),
+            hyperparameters=records.plain_hyperparameters(saved if isinstance(saved, Mapping) else {}),
             epoch=_count(checkpoint.get("epoch")),
             step=_count(checkpoint.get("global_step")),
         )
@@ -155,6 +154,7 @@ class Ingredients(Sequence[Ingredient]):
         initialization: str | os.PathLike[str] | AnyPath | None = None,
     ) -> None:
         self._ingredients = tuple(ingredients)
+        self._known = frozenset(self._ingredients)  # thousands of them are looked up thousands of times
         self.directory = any_path(directory, "directory")
         self._initialization = None if initialization is None else any_path(initialization, "initialization")
         counts = Counter(str(ingredient.path.resolve()) for ingredient in self._ingredients)
@@ -186,16 +186,18 @@ class Ingredients(Sequence[Ingredient]):
         if isinstance(source, Ingredients):
             return source if initialization is None else cls(source, source.directory, initialization)
         if isinstance(source, (str, os.PathLike, UPath)):
-            directory, paths = find(str(source))
+            for _ in range(_LISTINGS):  # a run that still trains may put a better one in the place of one just listed
+                directory, paths = find(str(source))
+                found = [one for path in paths if (one := _unless_gone(path)) is not None]
+                if len(found) == len(paths):
+                    break
         else:
+            if not isinstance(source, Iterable):
+                raise ValueError(f"`ingredients` must be a path, a glob or a list of paths, got {source!r}.")
             paths = [any_path(path, "ingredients") for path in source]
             if not paths:
                 raise ValueError("The list of ingredients is empty: give at least one checkpoint.")
-            directory = common_folder(paths)
-        found = [
-            Ingredient.from_record(path) if records.is_record(path) else Ingredient.from_checkpoint(path)
-            for path in paths
-        ]
+            directory, found = common_folder(paths), [_described(path) for path in paths]
         return cls(found, directory, initialization)
 
     @property
@@ -268,6 +270,9 @@ class Ingredients(Sequence[Ingredient]):
             return Ingredients(self._ingredients[index], self.directory, self._initialization)
         return self._ingredients[index]
 
+    def __contains__(self, ingredient: object) -> bool:
+        return ingredient in self._known
+
     def __len__(self) -> int:
         return len(self._ingredients)
 
@@ -281,6 +286,20 @@ class Ingredients(Sequence[Ingredient]):
 def _count(value: Any) -> int:
     """A number from a checkpoint, which may hold anything there."""
     return value if type(value) is int else 0
+
+
+def _described(path: AnyPath) -> Ingredient:
+    return Ingredient.from_record(path) if records.is_record(path) else Ingredient.from_checkpoint(path)
+
+
+def _unless_gone(path: AnyPath) -> Ingredient | None:
+    """Describe what a listing found; None when it has been deleted since, its record first."""
+    try:
+        return _described(path)
+    except (ValueError, FileNotFoundError):
+        if not has_gone(path):
+            raise
+    return None
 
 
 def run_names(ingredients: Iterable[Ingredient]) -> dict[Ingredient, str]:

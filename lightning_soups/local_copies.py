@@ -2,26 +2,27 @@
 
 import hashlib
 import os
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from uuid import uuid4
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from fsspec.callbacks import Callback, NoOpCallback, TqdmCallback
 from upath import UPath
 
+from lightning_soups.durable import make_folder
+from lightning_soups.files import replacing_folder
+from lightning_soups.leftovers import clean, is_temporary, remove, temporary_name
 from lightning_soups.paths import AnyPath, fresh
+from lightning_soups.write_errors import explained
 
 FOLDER_VARIABLE = "LIGHTNING_SOUPS_CACHE"
 LIMIT_VARIABLE = "LIGHTNING_SOUPS_CACHE_GB"
 _DEFAULT_GB = 100.0
 _SMALL = 20e6  # bytes, which come without a bar
 _JUST_USED = 60.0  # seconds for which what a process asked for stays, so that it can open it
-_ABANDONED = 86400.0  # seconds after which nobody is fetching any more
 
 
 class LocalCopies:
@@ -78,37 +79,33 @@ class LocalCopies:
 
         Raises:
             ValueError: It is larger than all copies may be.
+            WriteError: It cannot be written.
         """
         entry = self._folder / f"{_digest(source)}-{_digest(version)}"
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self._folder / f"{entry.name}.lock"):
-            if not entry.exists():
-                with FileLock(self._folder / "room.lock"):
-                    self._make_room(size, source)
-                temporary = self._folder / f".{entry.name}.{uuid4().hex[:8]}.tmp"
-                try:
-                    temporary.mkdir()
-                    make(temporary / name)
-                    os.replace(temporary, entry)
-                finally:
-                    shutil.rmtree(temporary, ignore_errors=True)
-            os.utime(entry)
+        with explained(entry, self._folder):
+            make_folder(self._folder)
+            with FileLock(_lock(entry)):
+                if not entry.exists():
+                    with FileLock(self._folder / "room.lock"):
+                        self._make_room(size, source)
+                    with replacing_folder(entry) as temporary:
+                        make(temporary / name)
+                os.utime(entry)
         self._used.add(entry)
         return entry / name
 
     def _make_room(self, needed: int, source: str) -> None:
+        clean(self._folder)
         entries = []
         for entry in self._folder.iterdir():
             with suppress(FileNotFoundError):  # others finish and give up theirs
                 if entry.is_dir():
                     entries.append((entry.stat().st_mtime, _bytes(entry), entry))
         used = sum(size for _, size, _ in entries)
-        for last_used, size, entry in sorted(entries):
+        for _, size, entry in sorted(entries):
             if used + needed <= self._limit:
                 return
-            age = time.time() - last_used
-            if entry not in self._used and age > (_ABANDONED if entry.name.startswith(".") else _JUST_USED):
-                shutil.rmtree(entry, ignore_errors=True)
+            if entry not in self._used and not is_temporary(entry) and _evict(entry):
                 used -= size
         if used + needed > self._limit:
             raise ValueError(
@@ -116,6 +113,24 @@ class LocalCopies:
                 f" {self._limit / 1e9:.3f} GB that copies may take, {used / 1e9:.3f} GB are in use. Set the environment"
                 f" variable {LIMIT_VARIABLE} to more, or {FOLDER_VARIABLE} to a folder on a larger disk."
             )
+
+
+def _evict(entry: Path) -> bool:
+    """Delete a copy, unless a process is asking for it or just has; in one step, so that nobody gets a part of it."""
+    gone = entry.with_name(temporary_name(entry.name))
+    try:
+        with FileLock(_lock(entry), timeout=0):
+            if time.time() - entry.stat().st_mtime <= _JUST_USED:
+                return False
+            os.replace(entry, gone)
+    except (Timeout, OSError):
+        return False
+    remove(gone)
+    return True
+
+
+def _lock(entry: Path) -> Path:
+    return entry.with_name(f"{entry.name}.lock")
 
 
 def local_copy(path: AnyPath) -> Path:

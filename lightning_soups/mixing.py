@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_soups.adapters import AdaptedModule
@@ -16,6 +17,7 @@ from lightning_soups.opening import open_checkpoint
 from lightning_soups.records import SOUP_KEY, SUMMED_KEY
 from lightning_soups.weights import WeightNames, average, dots, inner_products
 from lightning_soups.weights.averaging import StateDict, differences, write_average
+from lightning_soups.weights.kinds import refuse_odd
 from lightning_soups.weights.pages import MappedPages
 
 # What belongs to one training run and means nothing for a mixture of several.
@@ -46,6 +48,7 @@ class Mixer:
         self._opened: dict[Ingredient, dict[str, Any]] = {}
         self._files: list[Path] = []
         self._pages: tuple[int, MappedPages] | None = None
+        self._warned_about_dtypes = False
 
     def mix(self, mixture: Mixture) -> dict[str, Any]:
         """Average a mixture's members.
@@ -62,7 +65,8 @@ class Mixer:
         Raises:
             ValueError: A member cannot be read safely, or its tensors do not fit the others'.
         """
-        first = min(mixture, key=lambda member: member.run == INITIALIZATION)
+        # what on_load_checkpoint may ask for, which initializations were saved without
+        first = min([*mixture, *self._opened], key=lambda member: member.run == INITIALIZATION)
         shell = {key: value for key, value in self._open(first).items() if key not in _TRAINING_STATE}
         arguments = (*self._arguments(mixture), self.release)
         if self._adapted is None:
@@ -155,13 +159,26 @@ class Mixer:
             self._pages = len(self._opened), MappedPages(self._files)
         self._pages[1].release(tensor)
 
+    def _warn_about_dtypes(self, first: Ingredient, other: Ingredient, own: StateDict, others: StateDict) -> None:
+        """Say once that ingredients were saved in different precision: the soup has that of one of them."""
+        differing = [name for name, one in own.items() if isinstance(one, Tensor) and one.dtype != others[name].dtype]
+        if differing and not self._warned_about_dtypes:
+            self._warned_about_dtypes = True
+            dtypes = own[differing[0]].dtype, others[differing[0]].dtype
+            rank_zero_warn(
+                f"The ingredients differ in dtype: {differing[0]!r} is {dtypes[0]} in {str(first.path)!r} and"
+                f" {dtypes[1]} in {str(other.path)!r}. A mixture has the dtypes of its first member, in the order of"
+                " the paths."
+            )
+
     def _open(self, ingredient: Ingredient) -> dict[str, Any]:
         if ingredient not in self._opened:
             if self._adapted is not None:
                 self._opened[ingredient] = self._adapted.open(ingredient)
                 return self._opened[ingredient]
             checkpoint, files = open_checkpoint(ingredient.path)
-            fitted = self._fitting.fit(checkpoint["state_dict"], repr(str(ingredient.path)))
+            fitted = self._fitting.fit(checkpoint["state_dict"], repr(str(ingredient.path)), checkpoint)
+            refuse_odd(fitted, f"The ingredient {str(ingredient.path)!r}")
             checkpoint = {**checkpoint, "state_dict": fitted}
             for first, opened in list(self._opened.items())[:1]:
                 if problems := differences(opened["state_dict"], checkpoint["state_dict"]):
@@ -170,6 +187,7 @@ class Mixer:
                         f" {str(ingredient.path)!r}. All ingredients need the same architecture.\n"
                         + "\n".join(problems)
                     )
+                self._warn_about_dtypes(first, ingredient, opened["state_dict"], fitted)
             self._opened[ingredient] = checkpoint
             self._files += files
         return self._opened[ingredient]

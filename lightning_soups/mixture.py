@@ -1,6 +1,7 @@
 """What a soup is made of: coefficients over ingredients."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from lightning_soups.ingredients import Ingredient
@@ -53,8 +54,7 @@ class Mixture:
             ValueError: No ingredient, or one that is listed twice.
         """
         members = list(ingredients)
-        twice = sorted({member.name for member in members if members.count(member) > 1})
-        if twice:
+        if twice := sorted(member.name for member, count in Counter(members).items() if count > 1):
             raise ValueError(f"Each ingredient can be in a uniform mixture once; listed more than once: {twice}.")
         return cls(dict.fromkeys(members, 1 / max(len(members), 1)))
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from lightning_soups.files import TEMPORARY
+from lightning_soups.leftovers import is_temporary
 from lightning_soups.local_copies import local_copies, local_copy
 from lightning_soups.outputs import hugging_face
-from lightning_soups.paths import AnyPath
+from lightning_soups.paths import AnyPath, has_gone
 from lightning_soups.weights import (
     consolidate,
     is_checkpoint_folder,
@@ -42,6 +42,18 @@ def open_checkpoint(path: AnyPath) -> Opened:
         FileNotFoundError: There is no such file or folder.
         ValueError: It is no checkpoint that can be read safely, or there is no room for a local copy.
     """
+    try:
+        return _open(path)
+    except (FileNotFoundError, ValueError):  # the latter of libraries, when it goes after they were asked to read it
+        if not has_gone(path):
+            raise
+    raise FileNotFoundError(
+        f"There is no checkpoint at {str(path)!r}. If a run that still trains recorded it, that run has put a better"
+        " one in its place: list the ingredients again, best when the runs have ended."
+    )
+
+
+def _open(path: AnyPath) -> Opened:
     local = local_copy(path)
     if hugging_face.is_soup_folder(local):  # which may hold weights besides those of the Hugging Face model
         return Opened(hugging_face.read(local), [part for part in local.iterdir() if part.suffix == ".safetensors"])
@@ -62,7 +74,7 @@ def files_of(path: Path) -> list[Path]:
         ValueError: An index cannot be read.
     """
     if path.is_dir():
-        return sorted(part for part in path.rglob("*") if part.is_file() and part.suffix != TEMPORARY)
+        return sorted(part for part in path.rglob("*") if part.is_file() and not is_temporary(part))
     if path.name.endswith(INDEX_SUFFIX):
         return [path, *files_of_index(path)]
     return [path]

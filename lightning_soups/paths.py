@@ -9,6 +9,8 @@ from typing import TypeAlias
 from fsspec.core import url_to_fs
 from upath import UPath
 
+from lightning_soups.durable import make_folder, sync_folder
+
 AnyPath: TypeAlias = Path | UPath
 """A ``Path`` on a local or mounted disk, or a ``UPath``, which has the same methods, for a URL."""
 
@@ -20,7 +22,7 @@ def any_path(path: str | os.PathLike[str] | UPath, parameter: str) -> AnyPath:
     """Turn what a user gave as a path into one.
 
     Args:
-        path: A path, or a URL such as ``s3://bucket/soups/mine``.
+        path: A path, which may begin with ``~`` for the home folder, or a URL such as ``s3://bucket/soups/mine``.
         parameter: What the user knows it as.
 
     Raises:
@@ -32,7 +34,8 @@ def any_path(path: str | os.PathLike[str] | UPath, parameter: str) -> AnyPath:
     if not text:
         raise ValueError(f"`{parameter}` is empty: give a path or a URL.")
     if not _URL.match(text):
-        return Path(text)
+        # torch and Lightning, which read and write some files, take ~ for the home folder, and so must we
+        return Path(os.path.expanduser(text))
     try:
         url_to_fs(text)
         url = UPath(text)
@@ -56,6 +59,14 @@ def fresh(path: AnyPath) -> AnyPath:
     if not isinstance(path, Path):
         path.fs.invalidate_cache()
     return path
+
+
+def has_gone(path: AnyPath) -> bool:
+    """Whether there is nothing at a path any more; False when that cannot be told."""
+    try:
+        return not fresh(path).exists()
+    except OSError:
+        return False
 
 
 def in_order(paths: Iterable[AnyPath]) -> list[AnyPath]:
@@ -132,8 +143,9 @@ def claim_folder(folder: AnyPath) -> bool:
     """
     try:
         if isinstance(folder, Path):
-            folder.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(folder.parent)
             folder.mkdir()
+            sync_folder(folder.parent)
         else:
             if fresh(folder).exists():
                 return False

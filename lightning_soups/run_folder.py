@@ -1,15 +1,19 @@
 """The folder of one run: its best checkpoints, each with its record."""
 
 import math
+from contextlib import suppress
+from pathlib import Path
 from uuid import uuid4
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_soups import records
+from lightning_soups.durable import sync_folder
 from lightning_soups.files import safe_name
 from lightning_soups.ingredients import Ingredient
 from lightning_soups.paths import AnyPath, claim_folder, fresh, in_order
 from lightning_soups.score import Score
+from lightning_soups.write_errors import explained
 
 
 class RunFolder:
@@ -41,11 +45,16 @@ class RunFolder:
         """Create a folder for a run; a name that is taken gets a number.
 
         Claiming is atomic, so two runs never share one.
+
+        Raises:
+            WriteError: The folder cannot be created.
         """
         wanted, number = safe_name(name), 1
         while True:
             folder = runs / (wanted if number == 1 else f"{wanted}-{number}")
-            if claim_folder(folder):
+            with explained(folder):
+                claimed = claim_folder(folder)
+            if claimed:
                 return folder
             number += 1
 
@@ -90,7 +99,24 @@ class RunFolder:
         return surplus
 
 
+def discard_unrecorded(checkpoint: AnyPath) -> None:
+    """Delete a checkpoint that there is no record of, if that can be done: writing it, or its record, has failed."""
+    with suppress(Exception):  # storage libraries raise errors of their own
+        if not fresh(checkpoint.with_suffix(records.SUFFIX)).exists():
+            checkpoint.unlink(missing_ok=True)
+
+
 def withdraw(checkpoint: AnyPath) -> None:
-    """Delete a checkpoint and its record, the record first: it must never describe what is not there."""
-    checkpoint.with_suffix(records.SUFFIX).unlink(missing_ok=True)
-    checkpoint.unlink(missing_ok=True)
+    """Delete a checkpoint and its record, the record first: it must never describe what is not there.
+
+    Raises:
+        WriteError: They cannot be deleted.
+    """
+    record = checkpoint.with_suffix(records.SUFFIX)
+    with explained(checkpoint, record):
+        record.unlink(missing_ok=True)
+        try:
+            if isinstance(record, Path):
+                sync_folder(record.parent)
+        finally:
+            checkpoint.unlink(missing_ok=True)

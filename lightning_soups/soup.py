@@ -214,7 +214,8 @@ class Soup:
     def _provenance(self) -> dict[str, Any]:
         """Plain values only, so that the checkpoint loads with ``weights_only=True``."""
         mixtures = [self.mixture, *(row.mixture for row in self.trace)]
-        others = [member for member in dict.fromkeys(itertools.chain(*mixtures)) if member not in self.candidates]
+        candidates = frozenset(self.candidates)
+        others = [member for member in dict.fromkeys(itertools.chain(*mixtures)) if member not in candidates]
         index = {ingredient: number for number, ingredient in enumerate([*self.candidates, *others])}
 
         return {
@@ -229,7 +230,7 @@ class Soup:
             "others": [_entry(ingredient) for ingredient in others],
             "mixture": _plain_mixture(self.mixture, index),
             "trace": [
-                {**_fields(row), "mixture": _plain_mixture(row.mixture, index), "score": row.score.value}
+                {**_fields(row), "mixture": _plain_question(row.mixture, index), "score": row.score.value}
                 for row in self.trace
             ],
             "caveats": list(self.caveats),
@@ -253,10 +254,17 @@ def _plain_mixture(mixture: Mixture, index: Mapping[Ingredient, int]) -> dict[st
     }
 
 
+def _plain_question(mixture: Mixture, index: Mapping[Ingredient, int]) -> dict[str, Any]:
+    """The same without the coefficients of a uniform mixture: a thousand ingredients make half a million of them."""
+    plain = _plain_mixture(mixture, index)
+    return {**plain, "coefficients": []} if mixture.is_uniform else plain
+
+
 def _mixture(plain: Mapping[str, Any], known: Sequence[Ingredient]) -> Mixture:
     members = [known[number] for number in plain["members"]]
     layers = {layer: dict(zip(members, own, strict=True)) for layer, own in plain["layers"].items()}
-    return Mixture(dict(zip(members, plain["coefficients"], strict=True)), layers)
+    coefficients = plain["coefficients"] or [1 / len(members)] * len(members)
+    return Mixture(dict(zip(members, coefficients, strict=True)), layers)
 
 
 def _fields(instance: Question | Ingredient) -> dict[str, Any]:

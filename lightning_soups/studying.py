@@ -54,12 +54,11 @@ class Choose:
 
     def __call__(self, loop: KeptLoop) -> Chosen:
         """Let the study choose."""
-        study = self.study
-        mixer = self.questions.mixer(loop)
-        with self.questions.evaluator(loop, mixer, study.name, self.stem) as evaluator:
-            plan = ask(evaluator, study.choose, self.questions.ingredients)
-        evaluator.forget_state()
-        caveats = [*evaluator.caveats, *_about_statistics(loop, mixer, self.questions.ingredients)]
+        study, questions = self.study, self.questions.shared(loop.trainer.strategy)
+        mixer = questions.mixer(loop)
+        with questions.evaluator(loop, mixer, study.name, self.stem) as evaluator:
+            plan = ask(evaluator, study.choose, questions.ingredients)
+        caveats = [*evaluator.caveats, *_about_statistics(loop, mixer, questions.ingredients)]
         return Chosen(plan, evaluator.mode, tuple(caveats))
 
 
@@ -100,13 +99,15 @@ class Measure:
 
     def __call__(self, loop: KeptLoop) -> Measured:
         """Let the study measure."""
-        trainer, mixer, ingredients = loop.trainer, self.questions.mixer(loop), self.questions.ingredients
+        trainer = loop.trainer
+        questions = self.questions.shared(trainer.strategy)
+        mixer, ingredients = questions.mixer(loop), questions.ingredients
         mixer.open_all(ingredients)
         pin = trainer.strategy.root_device.type == "cuda"
         progress = RecipeProgress(trainer, self.study.name, 0)
         with progress, Staging(mixer, pin) as staging:
             loop.progress = progress
-            first, monitor = Mixture.uniform(ingredients[:1]), self.questions.monitor
+            first, monitor = Mixture.uniform(ingredients[:1]), questions.monitor
             measurer = ReplayMeasurer(loop, progress, mixer, staging, self.what, monitor, self.chosen.mode, first)
             findings = self.study.measure(self.chosen.plan, measurer)
         shown = (measurer.metric, measurer.mode, measurer.in_distribution, measurer.shifted)
@@ -147,15 +148,13 @@ def _about_statistics(loop: KeptLoop, mixer: Mixer, ingredients: Ingredients) ->
 
 
 def save(study: Study, result: StudyResult, stem: AnyPath) -> AnyPath:
-    """Save table and figure: ``.json``, ``.csv``, ``.png`` and ``.svg``; returns the first."""
-    path = result.save(stem)
+    """Save table and figure, all or none: ``.json``, ``.csv``, ``.png`` and ``.svg``; returns the first."""
     try:
-        from lightning_soups.figures import save_figure
+        figure = study.draw(result)
     except ImportError as error:
         rank_zero_warn(f"No figure was drawn: {error}. Install it with: pip install 'lightning-soups[report]'.")
-        return path
-    save_figure(study.draw(result), stem)
-    return path
+        figure = None
+    return result.save(stem, figure)
 
 
 def _described(mixture: Mixture) -> Mapping[str, Any]:

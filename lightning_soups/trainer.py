@@ -16,6 +16,7 @@ from lightning_soups.adapters import validate_adapters
 from lightning_soups.cooking import Cook, file_name
 from lightning_soups.evaluation.batch_norm_setup import BatchNormOptions
 from lightning_soups.evaluation.cache import validate_cache_batches
+from lightning_soups.evaluation.journal import forget_journal
 from lightning_soups.evaluation.kept_loop import JobResult, KeptLoop
 from lightning_soups.evaluation.module_state import unchanged
 from lightning_soups.evaluation.replay_measurer import WhatToReport
@@ -225,6 +226,7 @@ class SoupTrainer(Trainer):
         result = result_of(study, questions, chosen, measured)
         if self.is_global_zero:
             save(study, result, stem)
+            forget_journal(stem)
             log_study(self, file_name(study), study, result)
         return replace(result, path=stem.with_name(f"{stem.name}.json"))
 

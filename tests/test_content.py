@@ -25,7 +25,7 @@ def test_the_hash_of_a_folder_is_that_of_what_sha256sum_prints(tmp_path: Path) -
     (folder / "deep").mkdir(parents=True)
     for name in ("b.bin", "a.json", "deep/c", ".metadata"):
         (folder / name).write_text(name)
-    (folder / ".a.json.1234.tmp").write_text("half written")
+    (folder / ".a.json.1f0c66e2-4711-9be0c2d1.tmp").write_text("half written")
     names = sorted([".metadata", "a.json", "b.bin", "deep/c"])
     printed = subprocess.run(["sha256sum", *names], cwd=folder, capture_output=True, check=True).stdout
     assert content_hash(folder) == hashlib.sha256(printed).hexdigest()

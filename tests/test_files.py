@@ -65,6 +65,7 @@ def test_a_folder_is_complete_absent_or_as_it_was(tmp_path: Path, monkeypatch) -
                 raise OSError("no space")
             os.rename(old, new)
 
+        monkeypatch.setattr("lightning_soups.files.exchange", lambda one, other: False)
         monkeypatch.setattr("lightning_soups.files.os.replace", replace)
         with pytest.raises(OSError, match="no space"):
             write("c")

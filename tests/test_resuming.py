@@ -1,5 +1,6 @@
 """A cook that was interrupted continues where it was, and ends with the same soup."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from lightning_soups import GreedySoup, Ingredients, LearnedSoup, PrunedSoup, Recipe, Soup, SoupTrainer, UniformSoup
 from lightning_soups.lock import sole_writer
+from lightning_soups.studies import NumberOfModels
 from lightning_soups.weights import read_checkpoint
 from tests.helpers import Blobs, Classifier, blobs, record, trainer
 
@@ -290,4 +292,47 @@ def test_what_was_learned_is_not_learned_from_other_ingredients(tmp_path: Path) 
     changes = {"recipe": recipe, "ingredients": paths, "monitor": "val_acc"}
     soup, _ = cook(tmp_path, **changes)
     whole, _ = cook(tmp_path, "whole.ckpt", **changes)
+    assert_same(soup, whole)
+
+
+def test_a_study_keeps_what_it_chose_by_until_its_results_are_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(tmp_path, LRS[:2])
+
+    class Failing(Counting):
+        fails = True
+
+        def test_step(self, batch: list[Tensor], batch_idx: int) -> None:
+            if Failing.fails:
+                raise PowerCutError
+            super().test_step(batch, batch_idx)
+
+    arguments = {
+        "datamodule": Blobs(),
+        "study": NumberOfModels(orders=2),
+        "ingredients": tmp_path,
+        "early_rejection": False,
+    }
+    with pytest.raises(PowerCutError):
+        trainer(SoupTrainer).study(Failing(), **arguments)
+    assert (tmp_path / "studies" / ".number_of_models.journal").exists()
+    Failing.fails, Counting.seen = False, 0
+    trainer(SoupTrainer).study(Failing(), **arguments)
+    assert Counting.seen == 0, "the choice was evaluated again"
+    assert not list(tmp_path.glob("studies/.*"))
+
+
+def test_a_journal_that_holds_something_else_is_no_obstacle(tmp_path: Path) -> None:
+    record(tmp_path, LRS[:2])
+    whole, batches = cook(tmp_path, "whole.ckpt", early_rejection=False)
+    interrupt(tmp_path, 6, early_rejection=False)
+    journal = tmp_path / ".soup.ckpt.journal"
+    context = json.loads(journal.read_text().splitlines()[0].split(" ", 1)[1])["context"]
+    texts = ["[1]", "[" * 100_000, json.dumps({"context": context, "found": {"value": "high"}, "key": "a"})]
+    texts += [json.dumps({"context": context, "found": 3}), json.dumps({"context": context, "withdrawn": [1]})]
+    lines = [f"{hashlib.sha256(text.encode()).hexdigest()[:16]} {text}\n" for text in texts]
+    journal.write_text(journal.read_text() + "".join(lines))
+    soup, left = cook(tmp_path, early_rejection=False)
+    assert left == batches - 4
     assert_same(soup, whole)

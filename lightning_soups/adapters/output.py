@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_soups.files import replacing, write_json
+from lightning_soups.files import replacing_all, to_json
 from lightning_soups.paths import AnyPath, any_path
 from lightning_soups.weights.adapter_folders import CONFIG, PREFIX, SAFE
 
@@ -17,7 +17,7 @@ def write_adapter(
     """Write an adapter folder that ``PeftModel.from_pretrained(base, folder)`` reads.
 
     Args:
-        folder: A path or URL, is created; its two files are replaced, each at once.
+        folder: A path or URL, is created; its two files are replaced, both or none.
         config: What peft's config class holds, in JSON.
         tensors: By their names in the base model, such as ``encoder.0.lora_A.weight``.
 
@@ -30,7 +30,6 @@ def write_adapter(
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"An adapter is a folder, but {str(folder)!r} is a file.")
     named = {f"{PREFIX}{name}": tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    (folder / CONFIG).unlink(missing_ok=True)  # without it there is no adapter, so it comes last
-    with replacing(folder / SAFE) as temporary:
-        save_file(named, temporary, metadata={"format": "pt"})
-    write_json(folder / CONFIG, dict(config))
+    with replacing_all(folder / SAFE, folder / CONFIG) as (weights, about):  # without a config there is no adapter
+        save_file(named, weights, metadata={"format": "pt"})
+        about.write_text(to_json(dict(config)), encoding="utf-8")

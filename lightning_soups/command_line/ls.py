@@ -20,7 +20,6 @@ def add_ls_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "paths",
         nargs="*",
-        default=[],
         metavar="DIR",
         help="A soup directory that SoupCallback wrote to, a glob such as 'runs/*/best.ckpt', or several checkpoints.",
     )

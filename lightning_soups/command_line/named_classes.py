@@ -42,7 +42,7 @@ def check_name(name: str, folders: Iterable[Path]) -> None:
     parts = name.split(".")
     if not _NAME.fullmatch(name) or len(name) > _LONGEST or any(map(keyword.iskeyword, parts)):
         raise ValueError(f"{name!r} is no name of a class in a module")
-    module, missing = "", []
+    module, missing = "", list[str]()
     for part in parts[:-1]:
         module = f"{module}.{part}".lstrip(".")
         if module not in sys.modules or missing:
@@ -109,13 +109,13 @@ class NamedImports:
             raise ImportError(refusals[0])
 
     def __enter__(self) -> "NamedImports":
-        sys.meta_path.insert(0, self)  # type: ignore[arg-type]  # it finds nothing, and so needs no loader
+        sys.meta_path.insert(0, self)  # it finds nothing, and so needs no loader
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        sys.meta_path.remove(self)
 
 
 def folders_of(ingredients: Iterable[Ingredient]) -> list[Path]:

@@ -1,6 +1,5 @@
 """Held-out batches decoded once: the first pass keeps them, later passes use what was kept."""
 
-import itertools
 import pickle
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -135,12 +134,6 @@ class CachedLoader:
             self.digest = str(digest)
         if store is not None and self.limit == float("inf"):
             self.store = store
-
-    def read(self) -> None:
-        """Read what a full pass would, so that it is kept and :attr:`digest` is known."""
-        limit = None if self.limit == float("inf") else int(self.limit)
-        for _ in itertools.islice(self, limit):
-            pass
 
     def _remember(self, batch: Any) -> None:
         if self._first is None:

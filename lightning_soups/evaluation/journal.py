@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,11 @@ def journal_of(output: AnyPath) -> AnyPath:
     return output.with_name(f".{output.name}.journal")
 
 
+def forget_journal(output: AnyPath) -> None:
+    """What makes an output has succeeded: delete its journal, if there is one."""
+    _delete(journal_of(output))
+
+
 class Journal:
     """A file with one line for each finished evaluation, which is on the disk as soon as it is known.
 
@@ -73,7 +79,7 @@ class Journal:
         self._lines: list[dict[str, Any]] = _read(path) if strategy.is_global_zero else []
         self._context: str | None = None
         self._found: dict[str, Finding] = {}
-        self._state_path: AnyPath = path.with_name(f"{path.name}.state")
+        self._state_path = _state_of(path)
         self._states: dict[str, Any] = {}
         self._writes = True
         self._ask_context: Callable[[], Mapping[str, str]] = dict
@@ -151,8 +157,7 @@ class Journal:
     def forget(self) -> None:
         """The soup is saved: nothing of this is needed any more."""
         if self._strategy.is_global_zero:
-            self._state_path.unlink(missing_ok=True)
-            self._path.unlink(missing_ok=True)
+            _delete(self._path)
 
     def say_what_is_left(self) -> None:
         """After an interruption: tell how to continue."""
@@ -162,10 +167,11 @@ class Journal:
 
     def _take_up(self, line: Mapping[str, Any]) -> None:
         if "found" in line:
-            self._found[line["key"]] = Finding(**line["found"])
+            with suppress(KeyError, TypeError):  # of another version
+                self._found[line["key"]] = Finding(**line["found"])
         elif "withdrawn" in line:
             self._found = {key: one for key, one in self._found.items() if one.metrics is not None}
-            self.caveats.append(line["withdrawn"])
+            self.caveats.append(str(line["withdrawn"]))
 
     def _what_is_new(self, context: Mapping[str, str]) -> str:
         before = [line["of"] for line in self._lines if "of" in line]
@@ -204,6 +210,15 @@ class Journal:
             )
 
 
+def _state_of(path: AnyPath) -> AnyPath:
+    return path.with_name(f"{path.name}.state")
+
+
+def _delete(path: AnyPath) -> None:
+    for one in (_state_of(path), path):
+        one.unlink(missing_ok=True)
+
+
 def _written(line: Mapping[str, Any]) -> bytes:
     text = json.dumps(line)
     return f"{_digest(text)} {text}\n".encode()
@@ -221,8 +236,9 @@ def _read(path: AnyPath) -> list[dict[str, Any]]:
     for one in written:
         check, _, text = one.partition(b" ")
         if check.decode("ascii", "replace") == hashlib.sha256(text).hexdigest()[:_CHECK]:
-            lines.append(json.loads(text))
-    return lines
+            with suppress(ValueError, RecursionError):  # nothing that a journal holds
+                lines.append(json.loads(text))
+    return [line for line in lines if isinstance(line, dict)]
 
 
 def _read_states(path: AnyPath, context: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from lightning_soups.evaluation.kept_attributes import KeptAttributes
 from lightning_soups.evaluation.muted import muted
 from lightning_soups.evaluation.progress import RecipeProgress
 from lightning_soups.evaluation.regroup import Batches
+from lightning_soups.evaluation.together import together
 from lightning_soups.logged import Logged, logged_in_epoch, synced_in_every_batch
 
 AfterBatch = Callable[[int, int, int], bool]
@@ -108,6 +109,10 @@ class KeptLoop(_EvaluationLoop):
 
     def run(self) -> list[Any]:
         """Do the job; what it returns comes back from ``trainer.validate``, as a list of one :class:`JobResult`."""
+        with together(self.trainer):
+            return self._run()
+
+    def _run(self) -> list[Any]:
         self.setup_data()
         if self.skip:
             raise MisconfigurationException(
@@ -205,8 +210,16 @@ class KeptLoop(_EvaluationLoop):
             return [str(digest)]
         for loader in self.loaders:
             if loader.digest is None:
-                loader.read()
+                self._read(loader)
         return [str(loader.digest) for loader in self.loaders]
+
+    def _read(self, loader: CachedLoader) -> None:
+        """Read what a pass would, so that it is kept and its digest is known."""
+        if self.progress is not None:
+            self.progress.begin_pass(loader.limit)
+        for _ in itertools.islice(loader, None if math.isinf(loader.limit) else int(loader.limit)):
+            if self.progress is not None:
+                self.progress.batch()
 
     def reset(self) -> None:
         """Start a pass, over the kept batches instead of the user's dataloaders, which stay visible to hooks."""

@@ -11,6 +11,7 @@ from lightning_soups.evaluation.staging import Staging
 from lightning_soups.ingredients import Ingredient
 from lightning_soups.mixing import Mixer
 from lightning_soups.mixture import Mixture
+from lightning_soups.weights.kinds import is_in_memory, same_bytes
 from lightning_soups.weights.running_sum import RunningSum
 
 
@@ -72,8 +73,8 @@ class LiveWeights:
         *kept, last = members
         self._keep(frozenset(kept))
         state_dict, live = self._staging.tensors(last), self._live()
-        self._sum.write_mean_with(state_dict, live)
         first = self._mixer.state_dict(min(members, key=lambda member: member.place))
+        self._sum.write_mean_with(state_dict, live, like=first)
         with torch.no_grad():
             for name, value in first.items():  # counters and masks are not averaged but taken from the first by path
                 if not (value.is_floating_point() or value.is_complex()):
@@ -91,7 +92,14 @@ class LiveWeights:
         module, strategy = self._trainer.lightning_module, self._trainer.strategy
         checkpoint = self._mixer.mix(mixture)
         mixed: dict[str, Tensor] = dict(checkpoint["state_dict"])
-        module.on_load_checkpoint(checkpoint)
+        try:
+            module.on_load_checkpoint(checkpoint)
+        except Exception as error:  # whatever a user's hook raises
+            raise MisconfigurationException(
+                f"{type(module).__name__}.on_load_checkpoint raised {error!r} for a mixture of ingredients. A mixture"
+                " has their weights, and the hyperparameters and what on_save_checkpoint added of the first one, but no"
+                " optimizer states, loops or callbacks: the hook has to do without."
+            ) from error
         try:
             strategy.load_model_state_dict(checkpoint, strict=module.strict_loading)
         except RuntimeError as error:  # torch lists the keys and both shapes
@@ -119,8 +127,7 @@ class LiveWeights:
         return all(
             isinstance(value, Tensor)
             and name in live
-            and live[name].shape == value.shape
-            and torch.equal(live[name], value.to(live[name]))
+            and (not is_in_memory(value) or same_bytes(live[name], value.to(live[name])))  # ingredients have none such
             for name, value in mixed.items()
         )
 

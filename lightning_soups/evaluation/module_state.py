@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torchmetrics import Metric
 
+from lightning_soups.weights.kinds import odd
+
 
 @contextmanager
 def unchanged(module: LightningModule) -> Iterator[None]:
@@ -17,13 +19,14 @@ def unchanged(module: LightningModule) -> Iterator[None]:
 
     What is restored: the values of all parameters and buffers, those outside the state dict included, their device
     and dtype, the state of torchmetrics metrics, and the train/eval mode of every submodule. The copy is kept on CPU:
-    one model's worth of memory. Parameters keep their identity, so optimizers and tied weights stay valid.
+    one model's worth of memory. Parameters keep their identity, so optimizers and tied weights stay valid. Buffers that
+    are no plain arrays of numbers (sparse, quantized, packed) are not copied: they are set back if they were replaced.
 
     Args:
         module: The user's module.
     """
     device, dtype = module.device, module.dtype
-    values = {name: (tensor.device, tensor.detach().to("cpu", copy=True)) for name, tensor in _tensors(module)}
+    values = {name: (tensor.device, _copy(tensor, "cpu")) for name, tensor in _tensors(module)}
     modes = {name: submodule.training for name, submodule in module.named_modules()}
     metrics = {name: (deepcopy(metric.metric_state), metric._update_count) for name, metric in _metrics(module)}
     try:
@@ -54,7 +57,7 @@ class UnsavedState:
 
     def __init__(self, module: LightningModule) -> None:
         saved = module.state_dict().keys()
-        self._values = {name: buffer.clone() for name, buffer in module.named_buffers() if name not in saved}
+        self._values = {name: _copy(buffer) for name, buffer in module.named_buffers() if name not in saved}
 
     def restore(self, module: LightningModule) -> None:
         """Set buffers back, make every one that a checkpoint can be loaded into, and reset metrics."""
@@ -63,13 +66,13 @@ class UnsavedState:
         for name, buffer in list(module.named_buffers()):
             value = self._values.get(name, buffer)
             if value is not buffer or buffer.is_inference():
-                _restore(module, name, buffer, buffer.device, value.clone())
+                _restore(module, name, buffer, buffer.device, _copy(value))
 
 
 @contextmanager
 def buffers_unchanged(module: nn.Module, but: Collection[str]) -> Iterator[None]:
     """Put the buffers of a module back when the block ends, all but those that are named."""
-    values = {name: buffer.clone() for name, buffer in module.named_buffers() if name not in but}
+    values = {name: _copy(buffer) for name, buffer in module.named_buffers() if name not in but}
     try:
         yield
     finally:
@@ -79,14 +82,28 @@ def buffers_unchanged(module: nn.Module, but: Collection[str]) -> Iterator[None]
 
 
 def _restore(module: nn.Module, name: str, tensor: Tensor, device: torch.device, value: Tensor) -> None:
-    if tensor.is_inference():  # a buffer that validation_step assigned anew; such a tensor cannot be written to
-        owner, _, leaf = name.rpartition(".")
+    owner, _, leaf = name.rpartition(".")
+    if odd(value) is not None:
+        setattr(module.get_submodule(owner), leaf, value)
+    elif tensor.is_inference():  # a buffer that validation_step assigned anew; such a tensor cannot be written to
         setattr(module.get_submodule(owner), leaf, value.to(device))
-    elif (tensor.device, tensor.dtype, tensor.shape) == (device, value.dtype, value.shape):
+    elif (tensor.device, tensor.dtype, tensor.shape) == (device, value.dtype, value.shape) and not _is_expanded(tensor):
         with torch.no_grad():
             tensor.copy_(value)
     else:
         tensor.data = value.to(device)
+
+
+def _copy(tensor: Tensor, device: str | None = None) -> Tensor:
+    """A tensor that no one else writes to; of odd ones, many of which torch cannot copy, the tensor itself."""
+    return tensor if odd(tensor) is not None else tensor.detach().to(device or tensor.device, copy=True)
+
+
+def _is_expanded(tensor: Tensor) -> bool:
+    """Whether several of its elements are one number in memory, so that it cannot be written to."""
+    if tensor.layout is not torch.strided:
+        return False
+    return any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _tensors(module: LightningModule) -> Iterator[tuple[str, Tensor]]:

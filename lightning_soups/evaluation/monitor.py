@@ -48,7 +48,12 @@ class Monitor:
         if self.name not in logged:
             raise MisconfigurationException(
                 f"`monitor={self.name!r}` was not logged in validation. Logged once per epoch were:"
-                f" {sorted(logged)}. Choose one of them, or log it in validation_step."
+                f" {sorted(logged)}."
+                + (
+                    " Choose one of them, or log it in validation_step."
+                    if logged
+                    else " Log it in validation_step, and make sure that the held-out dataloaders have samples."
+                )
             )
         self.mode = self.mode or logged[self.name].mode
         # a metric may be told not to gather; ranks that decided differently would wait for each other forever

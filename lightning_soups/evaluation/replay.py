@@ -202,16 +202,19 @@ class ReplayEvaluator(Evaluator):
         Where running statistics can be recalculated, it is scored with averaged ones as well; the better are served.
 
         Raises:
-            MisconfigurationException: It is no mixture of the given ingredients, or its score is NaN.
+            MisconfigurationException: It is no mixture of the given ingredients, or its score is NaN or the worst there
+                is, such as an infinite loss.
         """
         metrics = self.metrics(mixture)
         answer = Answer(self._known.full[mixture][0], metrics)
         if self._statistics is not None and self._statistics.concern(mixture):
             answer = self._better_statistics(self._statistics, mixture, answer)
-        if math.isnan(answer.score.value):
+        value, worst = answer.score.value, -math.inf if answer.score.mode == "max" else math.inf
+        if math.isnan(value) or value == worst:
+            scores = "NaN" if math.isnan(value) else str(value)
             raise MisconfigurationException(
-                f"The chosen mixture of {len(mixture)} ingredients scores NaN by {self._monitor.name!r}: nothing is"
-                " saved."
+                f"The chosen mixture of {len(mixture)} ingredients scores {scores} by {self._monitor.name!r}: nothing"
+                " is saved."
             )
         return answer
 

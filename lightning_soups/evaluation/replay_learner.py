@@ -83,6 +83,11 @@ class ReplayLearner(Learner):
             )
         named = loop.trainer.lightning_module.named_parameters()
         self.parameters = tuple(name for name, one in named if name in recorded and one.is_floating_point())
+        if not self.parameters:
+            raise MisconfigurationException(
+                "There is nothing to learn by: the ingredients, or what `weights` leaves of them, have none of the"
+                " module's parameters."
+            )
         self._in_a_step = 1
         in_a_unit = max([1.0, *(self._mean_loss([one])[1] for one in whole)])
         in_a_unit = float(gather(loop, [in_a_unit]).max())

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TypeVar
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.strategies import Strategy
 
 from lightning_soups.adapters import AdapterAverage, adapted_module
 from lightning_soups.content import ContentHashes
@@ -48,6 +49,10 @@ class HeldOutQuestions:
     adapters: AdapterAverage = "updates"
     batch_norm: BatchNormOptions | None = None
     selection: WeightNames = field(default_factory=WeightNames)
+
+    def shared(self, strategy: Strategy) -> "HeldOutQuestions":
+        """The same for all processes: each has listed the ingredients itself, and runs may be recording meanwhile."""
+        return replace(self, ingredients=strategy.broadcast(self.ingredients))
 
     def mixer(self, loop: KeptLoop) -> Mixer:
         """What opens and mixes these ingredients; to be made before anything is written into the live module.

@@ -7,6 +7,8 @@ from typing import Any, Protocol, cast
 
 from torch import nn
 
+from lightning_soups.files import check_name
+from lightning_soups.leftovers import clean, heal
 from lightning_soups.outputs import hugging_face, lightning_checkpoint, safetensors, state_dict
 from lightning_soups.outputs.document import read_document
 from lightning_soups.outputs.submodel import find_submodel
@@ -46,6 +48,7 @@ def check(
             one submodule that can write a folder.
     """
     path = any_path(output, "output")
+    check_name(path, "output")
     if not _is_folder(output):
         if path.is_dir():
             raise ValueError(f"The output must be a file such as 'soup.ckpt', got the folder {str(path)!r}.")
@@ -125,6 +128,8 @@ def is_soup(path: AnyPath) -> bool:
 
 def soups_in(directory: AnyPath) -> list[AnyPath]:
     """List the files and folders of a directory that are soups by their names, in the order of these."""
+    if isinstance(directory, Path):
+        clean(directory)
     return in_order(
         path
         for path in directory.glob("*")
@@ -134,6 +139,8 @@ def soups_in(directory: AnyPath) -> list[AnyPath]:
 
 
 def _format(path: AnyPath) -> _FileFormat:
+    if isinstance(path, Path):
+        heal(path)
     return hugging_face if path.is_dir() else _FILES.get(path.suffix.lower(), lightning_checkpoint)
 
 

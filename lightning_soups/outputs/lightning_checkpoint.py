@@ -18,8 +18,8 @@ _WITHOUT_A_RUN = {"epoch": 0, "global_step": 0, "pytorch-lightning_version": ver
 
 def write(checkpoint: Mapping[str, Any], path: AnyPath) -> None:
     """Write a soup's checkpoint as it is."""
-    with replacing(path) as temporary:
-        torch.save({**_WITHOUT_A_RUN, **checkpoint}, temporary)
+    with replacing(path) as temporary, temporary.open("wb") as file:  # so that errors are the system's own
+        torch.save({**_WITHOUT_A_RUN, **checkpoint}, file)
 
 
 def read(path: AnyPath) -> dict[str, Any]:

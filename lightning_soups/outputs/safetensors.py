@@ -19,6 +19,7 @@ from lightning_soups.weights.formats.safetensors_file import read_safetensors
 from lightning_soups.weights.tied import tied_names
 
 _TIED = "tied"
+_IO = "I/O error"  # in the library's only class of errors, of which the others are about what is written
 
 
 def write(checkpoint: Mapping[str, Any], path: AnyPath) -> None:
@@ -70,13 +71,17 @@ def write_tensors(state_dict: Mapping[str, Any], path: Path, about: Mapping[str,
     """
     tensors = tensors_only(state_dict)
     tied = tied_names(tensors)
-    separate = {name: tensor.contiguous() for name, tensor in tensors.items() if name not in tied}
+    separate = {name: tensor for name, tensor in tensors.items() if name not in tied}
     metadata = {"format": "pt"}  # which Hugging Face's libraries ask for
     if about is not None:
         metadata[SOUP_KEY] = document.to_json(about, **{_TIED: tied})
     try:
-        save_file(separate, path, metadata)
-    except (KeyError, ValueError, SafetensorError) as error:
+        # the library wants them so, and would write what a conjugate is the conjugate of
+        plain = {name: tensor.contiguous().resolve_conj().resolve_neg() for name, tensor in separate.items()}
+        save_file(plain, path, metadata)
+    except (KeyError, ValueError, RuntimeError, SafetensorError) as error:
+        if _IO in str(error):
+            raise
         kinds = sorted({str(tensor.dtype) for tensor in separate.values()})
         raise ValueError(
             f"These weights cannot be saved in the safetensors format: {error} Their dtypes are {kinds}. Save the soup"

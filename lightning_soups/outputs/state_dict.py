@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from lightning_soups.files import replacing
+from lightning_soups.files import replacing_all
 from lightning_soups.local_copies import local_copy
 from lightning_soups.outputs import document
 from lightning_soups.paths import AnyPath
@@ -14,13 +14,14 @@ from lightning_soups.weights.formats.torch_file import load_safely
 
 
 def write(checkpoint: Mapping[str, Any], path: AnyPath) -> None:
-    """Write a state dict for ``torch.load(local_copy(path), weights_only=True)``, then the file beside it."""
-    beside = _beside(path)
-    beside.unlink(missing_ok=True)  # it tells of other weights; killed here, what is left is a state dict of no soup
-    with replacing(path) as temporary:
-        torch.save(dict(checkpoint["state_dict"]), temporary)
-    with replacing(beside) as temporary:
-        temporary.write_text(document.to_json(checkpoint), encoding="utf-8")
+    """Write a state dict for ``torch.load(weights_only=True)``, and the file beside it.
+
+    Killed between the two, what is left is a state dict of no soup.
+    """
+    with replacing_all(path, _beside(path)) as (weights, beside):
+        with weights.open("wb") as file:  # so that errors are the system's own
+            torch.save(dict(checkpoint["state_dict"]), file)
+        beside.write_text(document.to_json(checkpoint), encoding="utf-8")
 
 
 def read(path: AnyPath) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from lightning_soups import outputs, records
 from lightning_soups.ingredients import Ingredient
-from lightning_soups.paths import AnyPath, fresh, in_order, inside
+from lightning_soups.paths import AnyPath, fresh, has_gone, in_order, inside
 from lightning_soups.report.contents import (
     Contents,
     Cooked,
@@ -47,6 +47,8 @@ def read_contents(directory: AnyPath) -> Contents:
             try:
                 found.append(read(path, source))
             except Exception as error:  # whatever is wrong with one file, the others are worth reporting on
+                if has_gone(path):  # a run that is still training has replaced it by a better one
+                    continue
                 reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
                 failures.append(Failure(source, reason))
         return found

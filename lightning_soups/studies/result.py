@@ -6,12 +6,15 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning_soups.files import replacing, write_json
+from lightning_soups.files import replacing_all, to_json
 from lightning_soups.paths import AnyPath, any_path
 from lightning_soups.score import Mode, validate_mode
 from lightning_soups.weights.formats.plain_json import read_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Cell = str | float | int | bool | None
 FORMAT = 1
@@ -62,23 +65,33 @@ class StudyResult:
         """Names of all test datasets, those that are in distribution first."""
         return (*self.in_distribution, *self.shifted)
 
-    def save(self, stem: str | os.PathLike[str] | AnyPath) -> AnyPath:
-        """Write ``<stem>.json``, which :meth:`load` reads, and the table as ``<stem>.csv``, each atomically.
+    def save(self, stem: str | os.PathLike[str] | AnyPath, figure: "Figure | None" = None) -> AnyPath:
+        """Write ``<stem>.json``, which :meth:`load` reads, and the table as ``<stem>.csv``: both or none.
 
         Args:
             stem: A path without suffix.
+            figure: Written as ``<stem>.png`` and ``<stem>.svg`` along with them.
 
         Returns:
             The JSON file.
+
+        Raises:
+            WriteError: They cannot be written; the files of an earlier study are as they were.
         """
         content = asdict(self)
         del content["path"]
         stem = any_path(stem, "stem")
-        path = stem.with_name(f"{stem.name}.json")
-        write_json(path, {"format": FORMAT, **_finite(content)})
-        with replacing(path.with_suffix(".csv")) as temporary:
-            temporary.write_text(self.to_csv(), encoding="utf-8", newline="")
-        return path
+        kinds = ["csv", *(() if figure is None else ("png", "svg")), "json"]
+        paths = [stem.with_name(f"{stem.name}.{kind}") for kind in kinds]
+        with replacing_all(*paths) as (table, *drawn, told):
+            table.write_text(self.to_csv(), encoding="utf-8", newline="")
+            if figure is not None:
+                from lightning_soups.figures import write_figure
+
+                for file, kind in zip(drawn, kinds[1:], strict=False):
+                    write_figure(figure, file, kind)
+            told.write_text(to_json({"format": FORMAT, **_finite(content)}), encoding="utf-8")
+        return paths[-1]
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] | AnyPath) -> "StudyResult":

@@ -2,16 +2,15 @@
 
 import logging
 import os
-import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
 from typing import Any
 
-import psutil
 from optuna.trial import FrozenTrial
+
+from lightning_soups.processes import is_alive, machine, started
 
 WORKER = "worker"  # the trial attribute that holds a lease
 _REFRESHED = 30.0  # seconds between two signs of life
@@ -59,25 +58,10 @@ def is_lost(trial: FrozenTrial) -> bool:
     if lease is None:
         assert trial.datetime_start is not None
         return time.time() - trial.datetime_start.timestamp() > _EXPIRES
-    if lease["machine"] == _machine():
-        try:
-            process = psutil.Process(lease["pid"])
-            if process.status() == psutil.STATUS_ZOMBIE:
-                return True
-            if abs(process.create_time() - lease["started"]) < 1:
-                return False
-        except psutil.NoSuchProcess:
-            return True
+    if lease["machine"] == machine() and (alive := is_alive(lease["pid"], lease["started"])) is not None:
+        return not alive
     return bool(time.time() - lease["seen"] > _EXPIRES)
 
 
 def _own_lease() -> dict[str, Any]:
-    started = psutil.Process().create_time()
-    return {"machine": _machine(), "pid": os.getpid(), "started": started, "seen": time.time()}
-
-
-def _machine() -> str:
-    """Where process numbers mean the same: a host since it was started, and on Linux the container."""
-    boot, numbers = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
-    linux = [boot.read_text().strip(), os.readlink(numbers)] if boot.exists() and numbers.exists() else []
-    return " ".join([platform.node(), *linux])
+    return {"machine": machine(), "pid": os.getpid(), "started": started(), "seen": time.time()}

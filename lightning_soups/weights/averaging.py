@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_soups.weights.chunks import Job, Release, combine
+from lightning_soups.weights.kinds import refuse_odd
 from lightning_soups.weights.pages import MappedPages
 from lightning_soups.weights.reading import read_checkpoint
 
@@ -46,8 +47,9 @@ def average(
         A new state dict in the order of the first, on CPU.
 
     Raises:
-        ValueError: Nothing to average, lengths that differ, a coefficient that is not finite, or names, shapes or
-            kinds of dtype that differ; the message lists them.
+        ValueError: Nothing to average, lengths that differ, a coefficient that is not finite, names, shapes or kinds of
+            dtype that differ, or tensors that are no plain arrays of numbers (sparse, quantized, packed, without
+            values); the message lists them.
     """
     return _average(state_dicts, coefficients, by_name or {}, release)
 
@@ -145,8 +147,9 @@ def _check(
             )
         if not all(map(math.isfinite, numbers)):
             raise ValueError(f"Coefficients must be finite numbers, got {list(numbers)}.")
-    for index, other in enumerate(state_dicts[1:], start=1):
-        if problems := differences(state_dicts[0], other):
+    for index, other in enumerate(state_dicts):
+        refuse_odd(other, f"Checkpoint {index}")
+        if index and (problems := differences(state_dicts[0], other)):
             raise ValueError(f"Checkpoint 0 and checkpoint {index} do not fit together:\n" + "\n".join(problems))
 
 

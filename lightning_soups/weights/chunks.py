@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_soups.weights.rounding import narrow
+
 Release = Callable[[Tensor], None]
 
 # Two times 65536 float64 numbers are 1 MiB. Smaller pieces lose time in Python, larger ones fall out of the cache.
@@ -129,4 +131,4 @@ def _combine_piece(piece: Job, divisor: int, buffer: Tensor, release: Release | 
             total.add_(term)
     if divisor != 1:
         total.div_(divisor)
-    piece.out.copy_(total.to(piece.dtype))
+    piece.out.copy_(narrow(total, piece.dtype))

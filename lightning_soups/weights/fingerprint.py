@@ -3,12 +3,15 @@
 import hashlib
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
+
+from lightning_soups.weights.kinds import as_bytes, is_in_memory
 
 
 def fingerprint(state_dict: Mapping[str, object]) -> str:
     """Hash names, dtypes, shapes and bytes of all tensors, whatever device they are on and in whatever order.
+
+    Of tensors that are not bytes in memory (sparse, quantized, without values) the name and dtype alone count.
 
     Args:
         state_dict: Names and tensors; entries that are not tensors (extra state) are left out.
@@ -20,7 +23,9 @@ def fingerprint(state_dict: Mapping[str, object]) -> str:
     for name in sorted(state_dict):
         tensor = state_dict[name]
         if isinstance(tensor, Tensor):
+            if not is_in_memory(tensor):  # a constant, most likely: a sparse matrix, say
+                digest.update(f"{name}\0{tensor.dtype}\0".encode())
+                continue
             digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
-            digest.update(flat.view(torch.uint8).numpy().data)
+            digest.update(as_bytes(tensor.cpu()).numpy().data)
     return digest.hexdigest()[:16]

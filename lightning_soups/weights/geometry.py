@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_soups.weights.averaging import StateDict, _place, differences
 from lightning_soups.weights.chunks import Release, pieces
+from lightning_soups.weights.kinds import refuse_odd
 from lightning_soups.weights.pages import MappedPages
 from lightning_soups.weights.reading import read_checkpoint
 
@@ -48,9 +49,10 @@ def inner_products(
         chosen = set(names)
         _refuse_others(chosen, state_dicts[0])
         everything = [{name: value for name, value in one.items() if name in chosen} for one in everything]
-    for index, one in enumerate(everything[1:], start=1):
+    for index, one in enumerate(everything):
+        first, second = ("the origin", index - 1) if origin is not None else ("checkpoint 0", index)
+        refuse_odd(one, "The origin" if second < 0 else f"Checkpoint {second}")
         if problems := differences(everything[0], one):
-            first, second = ("the origin", index - 1) if origin is not None else ("checkpoint 0", index)
             raise ValueError(f"Checkpoint {second} does not fit {first}:\n" + "\n".join(problems))
 
     result: dict[str, Tensor] = {}
@@ -119,7 +121,9 @@ def dots(
     """
     _refuse_others(direction, direction)
     for index, one in enumerate(state_dicts):
-        if problems := differences(direction, {name: one[name] for name in direction if name in one}):
+        measured = {name: one[name] for name in direction if name in one}
+        refuse_odd(measured, f"Checkpoint {index}")
+        if problems := differences(direction, measured):
             raise ValueError(f"Checkpoint {index} does not fit the direction:\n" + "\n".join(problems))
     buffer = torch.empty(max(_BLOCK, 2 * len(state_dicts) + 2), dtype=torch.float64)
     result: dict[str, Tensor] = {}

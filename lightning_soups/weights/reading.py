@@ -41,7 +41,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             return read_distributed(path)
         return read_checkpoint(_model_file(path))
     if not path.is_file():
-        raise FileNotFoundError(f"There is no checkpoint at {str(path)!r}.")
+        where = "" if path.is_absolute() else f", seen from the current folder, {os.getcwd()!r}"
+        raise FileNotFoundError(f"There is no checkpoint at {str(path)!r}{where}.")
     if is_piece(path):
         raise ValueError(f"{str(path)!r} is one of several files of a checkpoint: give its folder or its index.")
     if path.name.endswith(INDEX_SUFFIX):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_soups.weights.chunks import Job, Release, combine, wide
+from lightning_soups.weights.kinds import refuse_odd
 
 
 class RunningSum:
@@ -37,7 +38,8 @@ class RunningSum:
             tensors: Names and tensors on any device. The first member fixes names and shapes.
 
         Raises:
-            ValueError: Names or shapes are not those of the first member; the sums are as before.
+            ValueError: Names or shapes are not those of the first member, or a tensor is no plain array of numbers; the
+                sums are as before.
         """
         members = _averaged(tensors)
         if self._count == 0:
@@ -54,18 +56,26 @@ class RunningSum:
             combine(jobs, device=self._device, release=self._release)
         self._count += 1
 
-    def write_mean_with(self, tensors: Mapping[str, object], out: Mapping[str, Tensor]) -> None:
+    def write_mean_with(
+        self,
+        tensors: Mapping[str, object],
+        out: Mapping[str, Tensor],
+        like: Mapping[str, object] | None = None,
+    ) -> None:
         r"""Write :math:`(S + \theta) / (N + 1)`, the soup with one more member, into tensors that exist.
 
         The bits are those of :func:`average` over the same members with equal coefficients wherever the float64 sums
-        are exact: rounded once to the dtype of ``tensors``, then copied. The sums do not change.
+        are exact: rounded once, then copied. The sums do not change.
 
         Args:
             tensors: The further member, :math:`\theta`.
             out: Where to write, in place, on any device and in any dtype; names it lacks are left out.
+            like: Which dtypes to round to: those of the first member, as :func:`average` does, where members differ; by
+                default those of ``tensors``.
 
         Raises:
-            ValueError: A name is not among the sums', or a shape differs; nothing was written.
+            ValueError: A name is not among the sums', a shape differs, or a tensor is no plain array of numbers;
+                nothing was written.
         """
         members = {name: member for name, member in _averaged(tensors).items() if name in out}
         if self._count == 0:
@@ -75,7 +85,8 @@ class RunningSum:
             return
         self._check(members)
         self._check({name: out[name] for name in members})
-        jobs = [Job(out[name], [self._sums[name], member], member.dtype) for name, member in members.items()]
+        of = members if like is None else _averaged(like)
+        jobs = [Job(out[name], [self._sums[name], member], of[name].dtype) for name, member in members.items()]
         combine(jobs, divisor=self._count + 1, device=self._device, release=self._release)
 
     def _check(self, tensors: Mapping[str, Tensor]) -> None:
@@ -90,6 +101,7 @@ class RunningSum:
 
 
 def _averaged(tensors: Mapping[str, object]) -> dict[str, Tensor]:
+    refuse_odd(tensors, "A member")
     return {
         name: tensor
         for name, tensor in tensors.items()

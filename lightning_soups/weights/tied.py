@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_soups.weights.kinds import is_in_memory
+
 
 def tied_names(state_dict: Mapping[str, Any]) -> dict[str, str]:
     """Find the tensors of a state dict that are another one: all of it, element by element in the same memory.
@@ -18,7 +20,8 @@ def tied_names(state_dict: Mapping[str, Any]) -> dict[str, str]:
     first: dict[tuple[object, ...], str] = {}
     tied = {}
     for name, tensor in state_dict.items():
-        if not isinstance(tensor, Tensor) or tensor.numel() == 0:  # empty tensors all have address 0
+        # empty tensors all have address 0, and some have none
+        if not isinstance(tensor, Tensor) or not is_in_memory(tensor) or tensor.numel() == 0:
             continue
         place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
         if (one := first.setdefault(place, name)) != name:

@@ -13,10 +13,8 @@ from torchmetrics import Metric, classification
 from lightning_soups.evaluation.bounds import MeanBound, bound_of
 
 CLASSES = 4
-NAMES = [
-    *("Accuracy", "Precision", "Recall", "Specificity", "F1Score", "FBetaScore", "HammingDistance"),
-    "NegativePredictiveValue",
-]
+NAMES = ["Accuracy", "Precision", "Recall", "Specificity", "F1Score", "FBetaScore", "HammingDistance"]
+NAMES += ["NegativePredictiveValue"] * hasattr(classification, "BinaryNegativePredictiveValue")  # torchmetrics 1.6
 
 
 @st.composite

@@ -49,7 +49,7 @@ def test_a_users_own_cli_reports_and_touches_nothing_else(directory: Path, tmp_p
         (["--dirpath", "."], "The folder '.' holds nothing to report on"),
         ([], "dirpath"),
         (["--dirpath", "moved", "--output", "moved"], "`output` must be a file such as 'report.html'"),
-        (["--dirpath", "moved", "--output", "moved/sweep.db/page.html"], "File exists"),
+        (["--dirpath", "moved", "--output", "moved/sweep.db/page.html"], "Not a directory"),
     ],
 )
 def test_what_is_wrong_is_a_short_error(directory, tmp_path, monkeypatch, capsys, arguments, message) -> None:

@@ -78,7 +78,6 @@ def test_conclusions_count_and_correlate(result: StudyResult) -> None:
 
 
 def test_figure_and_table_are_written_and_can_be_drawn_again(result: StudyResult, tmp_path: Path) -> None:
-    from lightning_soups.figures import save_figure
 
     assert result.path is not None
     for suffix in (".json", ".csv", ".png", ".svg"):
@@ -86,7 +85,7 @@ def test_figure_and_table_are_written_and_can_be_drawn_again(result: StudyResult
     loaded = StudyResult.load(result.path)
     assert loaded == result
     assert loaded.to_csv().startswith("first,second,angle,group,larger lr,gain plain,gain noisy,gain noisier,gain mean")
-    save_figure(AngleAdvantage().draw(loaded), tmp_path / "again")
+    loaded.save(tmp_path / "again", AngleAdvantage().draw(loaded))
     assert (tmp_path / "again.svg").read_bytes() == result.path.with_suffix(".svg").read_bytes()
 
 

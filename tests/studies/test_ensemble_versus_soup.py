@@ -102,7 +102,6 @@ def test_groups_of_numbers_are_quantiles_and_of_words_values(recorded: Path, tmp
 
 
 def test_figure_and_table_are_written_and_can_be_drawn_again(result: StudyResult, tmp_path: Path) -> None:
-    from lightning_soups.figures import save_figure
 
     assert result.path is not None
     for suffix in (".json", ".csv", ".png", ".svg"):
@@ -112,10 +111,10 @@ def test_figure_and_table_are_written_and_can_be_drawn_again(result: StudyResult
     assert loaded.to_csv().startswith(
         "first,second,group,model,plain,noisy,noisier,mean in-distribution,mean shifted\n"
     )
-    save_figure(EnsembleVersusSoup().draw(loaded), tmp_path / "again")
+    loaded.save(tmp_path / "again", EnsembleVersusSoup().draw(loaded))
     assert (tmp_path / "again.svg").read_bytes() == result.path.with_suffix(".svg").read_bytes()
     nothing = replace(loaded, rows=tuple({**row, "mean shifted": None} for row in loaded.rows))
-    save_figure(EnsembleVersusSoup().draw(nothing), tmp_path / "nothing")
+    nothing.save(tmp_path / "nothing", EnsembleVersusSoup().draw(nothing))
 
 
 def test_which_datasets_are_in_distribution(recorded: Path, tmp_path: Path) -> None:

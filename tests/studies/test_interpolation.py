@@ -98,7 +98,6 @@ def test_conclusions_compare_with_the_better_end(result: StudyResult) -> None:
 
 
 def test_figure_and_table_are_written_and_can_be_drawn_again(result: StudyResult, tmp_path: Path) -> None:
-    from lightning_soups.figures import save_figure
 
     assert result.path is not None
     for suffix in (".json", ".csv", ".png", ".svg"):
@@ -110,7 +109,7 @@ def test_figure_and_table_are_written_and_can_be_drawn_again(result: StudyResult
     assert lines[-1].startswith("1.5,outputs,,")
     figure = Interpolation().draw(loaded)
     assert [axis.get_title() for axis in figure.axes] == ["plain (in distribution)", "mean of 2 shifted datasets"]
-    save_figure(figure, tmp_path / "again")
+    loaded.save(tmp_path / "again", figure)
     assert (tmp_path / "again.svg").read_bytes() == result.path.with_suffix(".svg").read_bytes()
 
 

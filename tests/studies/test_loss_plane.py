@@ -100,7 +100,6 @@ def test_it_says_where_the_lowest_loss_is(result: StudyResult) -> None:
 
 
 def test_figure_and_table_are_written_and_can_be_drawn_again(result: StudyResult, tmp_path: Path) -> None:
-    from lightning_soups.figures import save_figure
 
     assert result.path is not None
     for suffix in (".json", ".csv", ".png", ".svg"):
@@ -110,7 +109,7 @@ def test_figure_and_table_are_written_and_can_be_drawn_again(result: StudyResult
     header, first, *_ = loaded.to_csv().splitlines()
     assert header.startswith("point,x,y,lambda 0,lambda 1,lambda 2,held-out,plain,noisy,noisier")
     assert first.startswith("initialization,0.0,0.0,1.0,0.0,0.0,")
-    save_figure(LossPlane().draw(loaded), tmp_path / "again")
+    loaded.save(tmp_path / "again", LossPlane().draw(loaded))
     assert (tmp_path / "again.svg").read_bytes() == result.path.with_suffix(".svg").read_bytes()
 
 

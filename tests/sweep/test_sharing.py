@@ -182,7 +182,7 @@ def test_workers_of_another_machine_live_as_long_as_their_lease(
         return Score(1.0, "max")
 
     def elsewhere() -> list[Trial]:
-        lease._machine = lambda: "another"
+        lease.machine = lambda: "another"
         assert sweep(tmp_path, storage, 1).running == 1
         lease._EXPIRES = -60.0
         assert sweep(tmp_path, storage, 1).running == 0

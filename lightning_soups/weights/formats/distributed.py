@@ -131,9 +131,7 @@ def _check_sizes(folder: Path, weights: Mapping[str, StoredTensor]) -> None:
                 f" which ends before the {piece.length} bytes that should begin at {piece.start}."
             )
     if sum(piece.length for _, piece in pieces if piece.file in sizes) > sum(sizes.values()):
-        raise ValueError(
-            f"The distributed checkpoint {str(folder)!r} names the same bytes as parts of several tensors."
-        )
+        raise ValueError(f"The distributed checkpoint {str(folder)!r} names the same bytes for several tensors.")
 
 
 def _tensors(folder: Path, weights: dict[str, StoredTensor]) -> Iterator[tuple[str, Tensor]]:

@@ -6,7 +6,7 @@ own unpickler calls anything. Here every name stands for an object that only kee
 
 import pickle
 from collections.abc import Callable
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 _OPCODES_THAT_ALLOCATE = (pickle.BYTEARRAY8[0],)  # before it is known whether the bytes are there
 
@@ -34,8 +34,8 @@ class Inert:
 
 
 # The unpickler in C puts aside memory for as many objects as a file says there are; the one in Python, which is private
-# (see tests/test_lightning_internals.py), keeps them in a dictionary.
-class InertUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
+# (see tests/hostile/test_sizes.py), keeps them in a dictionary.
+class InertUnpickler(pickle._Unpickler):
     """Unpickles stand-ins.
 
     Args:
@@ -44,10 +44,8 @@ class InertUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
         storage: Called with what a pickle says of data outside of it.
     """
 
-    dispatch = {
-        code: handle
-        for code, handle in pickle._Unpickler.dispatch.items()
-        if code not in _OPCODES_THAT_ALLOCATE  # type: ignore[attr-defined]
+    dispatch: ClassVar = {
+        code: handle for code, handle in pickle._Unpickler.dispatch.items() if code not in _OPCODES_THAT_ALLOCATE
     }
 
     def __init__(

@@ -155,7 +155,8 @@ def _refused_types(path: Path, error: pickle.UnpicklingError) -> list[str]:
     try:
         return unsafe_types(path)
     except Exception:  # the old format, or bytes that are no checkpoint
-        return re.findall(r"GLOBAL ([\w.]+)", str(error))
+        names = re.findall(r"GLOBAL ([\w.]+)", str(error))
+        return [name if "." in name else f"builtins.{name}" for name in names]
 
 
 def _refusal(path: Path, types: list[str]) -> str:
