@@ -67,8 +67,8 @@ class Ingredient:
 
     @property
     def score(self) -> Score | None:
-        """The recorded value of the monitored metric; None for a checkpoint without a record."""
-        if self.monitor is None or self.mode is None:
+        """The recorded value of the monitored metric; None for a checkpoint without a record, or without that value."""
+        if self.monitor is None or self.mode is None or self.monitor not in self.metrics:
             return None
         return Score(self.metrics[self.monitor], self.mode)
 

@@ -174,11 +174,12 @@ def _about(path: AnyPath) -> dict[str, Any]:
     """
     about = _document(path).get("folder")
     names = ("submodule", "class", "import_from", "library", "base_model")
+    kinds = {"renamed": bool, "tied": dict, "others": list}
     fits = (
         isinstance(about, dict)
         and about.keys() >= set(names)
         and all(about.get(name) is None or isinstance(about[name], str) for name in names)
-        and all(isinstance(about.get(name), kind) for name, kind in (("renamed", bool), ("tied", dict), ("others", list)))
+        and all(isinstance(about.get(name), kind) for name, kind in kinds.items())
         and all((about.get(name) or "x").replace(".", "_").isidentifier() for name in ("class", "import_from"))
     )
     if not fits:

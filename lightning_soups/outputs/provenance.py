@@ -11,17 +11,34 @@ _INGREDIENT = {
     **dict.fromkeys(("path", "run"), _TEXT),
     **dict.fromkeys(("initialization", "monitor", "mode", "sha256"), _TEXT + _NOTHING),
     **dict.fromkeys(("epoch", "step"), _WHOLE),
-    **{"metrics": {_EACH: _NUMBER}, "hyperparameters": {}, "exact": _FLAG},
+    "metrics": {_EACH: _NUMBER},
+    "hyperparameters": {},
+    "exact": _FLAG,
 }
 _QUESTION = {
-    **{"mixture": _MIXTURE, "score": _NUMBER, "accepted": _FLAG + _NOTHING, "label": _TEXT},
-    **{"batches": _WHOLE, "samples": _WHOLE, "seconds": _NUMBER, "cached": _FLAG, "early": _FLAG},
+    "mixture": _MIXTURE,
+    "score": _NUMBER,
+    "accepted": _FLAG + _NOTHING,
+    "label": _TEXT,
+    "batches": _WHOLE,
+    "samples": _WHOLE,
+    "seconds": _NUMBER,
+    "cached": _FLAG,
+    "early": _FLAG,
 }
 _SOUP = {
     **dict.fromkeys(("recipe", "monitor", "mode", "created"), _TEXT),
-    **{"score": _NUMBER, "metrics": {_EACH: _NUMBER}, "options": {}, "versions": {_EACH: _TEXT}, "caveats": [_TEXT]},
-    **{"candidates": [_INGREDIENT], "others": [_INGREDIENT], "mixture": _MIXTURE, "trace": [_QUESTION]},
-    **{"batch_norm": _TEXT + _NOTHING, "weights": {"include": [_TEXT], "exclude": [_TEXT], "rename": {_EACH: _TEXT}}},
+    "score": _NUMBER,
+    "metrics": {_EACH: _NUMBER},
+    "options": {},
+    "versions": {_EACH: _TEXT},
+    "caveats": [_TEXT],
+    "candidates": [_INGREDIENT],
+    "others": [_INGREDIENT],
+    "mixture": _MIXTURE,
+    "trace": [_QUESTION],
+    "batch_norm": _TEXT + _NOTHING,
+    "weights": {"include": [_TEXT], "exclude": [_TEXT], "rename": {_EACH: _TEXT}},
 }
 
 

@@ -1,6 +1,6 @@
 """The long checks: kills, damaged files, a soak run, and whether the checks notice what is broken on purpose.
 
-    python -m tests.reliability --directory reliability
+python -m tests.reliability --directory reliability
 """
 
 import subprocess
@@ -10,7 +10,9 @@ from pathlib import Path
 from jsonargparse import auto_cli
 
 
-def main(kills: int = 300, cases: int = 2000, minutes: float = 5.0, seed: int = 0, directory: str = "reliability") -> None:
+def main(
+    kills: int = 300, cases: int = 2000, minutes: float = 5.0, seed: int = 0, directory: str = "reliability"
+) -> None:
     """Run all, each in a process of its own.
 
     Args:
@@ -30,7 +32,13 @@ def main(kills: int = 300, cases: int = 2000, minutes: float = 5.0, seed: int = 
     failed = []
     for name, arguments in options.items():
         print(f"\n## {name}\n", flush=True)
-        command = [sys.executable, "-m", f"tests.reliability.{name}", *arguments, f"--json_path={directory}/{name}.json"]
+        command = [
+            sys.executable,
+            "-m",
+            f"tests.reliability.{name}",
+            *arguments,
+            f"--json_path={directory}/{name}.json",
+        ]
         if subprocess.run(command).returncode:
             failed.append(name)
     print(f"\nFailed: {', '.join(failed)}" if failed else "\nNothing was violated.")

@@ -33,7 +33,16 @@ _BATCH = 250  # cases a process
 _MEMORY = 2 << 30  # bytes of address space that a process may take besides what it begins with
 _MOST = 64 << 10  # KiB that the memory in use may grow by in one case; the files have less than 20
 _SECONDS = 20.0  # of the processor, for one case
-_FORBIDDEN = ("subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.spawn", "socket.", "ctypes.dlopen")
+_FORBIDDEN = (
+    "subprocess.",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.fork",
+    "os.spawn",
+    "socket.",
+    "ctypes.dlopen",
+)
 _OF_MEMORY = ("allocate", "MemoryError", "out of memory")
 
 
@@ -103,7 +112,9 @@ class _Batch:
             for case in range(first, last):
                 forbidden.clear()
                 signal.setitimer(signal.ITIMER_PROF, _SECONDS)
-                found, end = try_case(sample, self._intact, self._scratch / f"case-{case}", f"{self._seed} {self._kind} {case}")
+                found, end = try_case(
+                    sample, self._intact, self._scratch / f"case-{case}", f"{self._seed} {self._kind} {case}"
+                )
                 told.write(json.dumps([case, found + forbidden, end]) + "\n")
         signal.setitimer(signal.ITIMER_PROF, 0)
 

@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -92,6 +92,59 @@ def _checked(outcome: processes.Outcome) -> list[str]:
     return [f"a check failed: {outcome.error}"] if outcome.error else outcome.value
 
 
+def kill_many(
+    kills: int, seed: int = 0, first: int = 0, only: str = "", how: str = "", keep: bool = False, stop: bool = False
+) -> dict[str, Any]:
+    """Play rounds until so many processes were killed, or something was violated; see :func:`main`.
+
+    Args:
+        kills: How many.
+        seed: Decides where.
+        first: Number of the first round.
+        only: Which scenarios.
+        how: In which way.
+        keep: Whether to keep folders.
+        stop: Whether to stop at the first violation.
+
+    Returns:
+        Counts, and what was violated.
+    """
+    started = time.monotonic()
+    root = Path(tempfile.mkdtemp(prefix="kills-"))
+    os.environ["TMPDIR"] = tempfile.tempdir = str(root)  # what Lightning leaves when it is killed goes there
+    scenarios: list[Scenario] = [*recordings(root, only), *cooks(root, only)]
+    violations: list[dict[str, Any]] = []
+    died: Counter[str] = Counter()
+    by_scenario: dict[str, Counter[str]] = {one.name: Counter(steps=len(one.steps)) for one in scenarios}
+    for number in itertools.count(first):
+        if sum(died.values()) >= kills or (stop and violations):
+            break
+        scenario, visit = scenarios[number % len(scenarios)], number // len(scenarios)
+        folder = root / f"round {number}"
+        plan = choose(scenario, visit, seed, how)
+        found, ways = play(scenario, folder, plan)
+        died.update(ways)
+        by_scenario[scenario.name].update(rounds=1, kills=len(ways), violations=len(found))
+        points = [
+            f"{kill.at:.2f} s" if kill.how == "time" else f"{kill.how} {scenario.steps[int(kill.at)]}" for kill in plan
+        ]
+        for text in found:
+            violations.append({"round": number, "scenario": scenario.name, "kills": points, "violated": text})
+            print(json.dumps(violations[-1]), file=sys.stderr)
+        if not (keep and found):
+            shutil.rmtree(folder, ignore_errors=True)
+    if not keep:
+        shutil.rmtree(root, ignore_errors=True)
+    return {
+        "kills": sum(died.values()),
+        "seed": seed,
+        "by how": dict(died),
+        "by scenario": by_scenario,
+        "violations": violations,
+        "seconds": round(time.monotonic() - started),
+    }
+
+
 def main(
     kills: int = 200,
     seed: int = 0,
@@ -112,51 +165,16 @@ def main(
         json_path: A file to write the results to.
         keep: Whether to keep the folders of rounds in which something was violated.
     """
-    started = time.monotonic()
-    root = Path(tempfile.mkdtemp(prefix="faults-"))
-    os.environ["TMPDIR"] = str(root)  # what Lightning leaves when it is killed goes there
-    tempfile.tempdir = str(root)
-    print("Preparing, undisturbed …", file=sys.stderr)
-    scenarios: list[Scenario] = [*recordings(root, only), *cooks(root, only)]
-    violations: list[dict[str, Any]] = []
-    died: Counter[str] = Counter()
-    by_scenario: dict[str, Counter[str]] = defaultdict(Counter)
-    for number in itertools.count(first):
-        if sum(died.values()) >= kills:
-            break
-        scenario, visit = scenarios[number % len(scenarios)], number // len(scenarios)
-        folder = root / f"round {number}"
-        plan = choose(scenario, visit, seed, how)
-        found, ways = play(scenario, folder, plan)
-        died.update(ways)
-        by_scenario[scenario.name].update({"rounds": 1, "kills": len(ways), "violations": len(found)})
-        points = [
-            f"{kill.at:.2f} s" if kill.how == "time" else f"{kill.how} {scenario.steps[int(kill.at)]}" for kill in plan
-        ]
-        for text in found:
-            violations.append({"round": number, "scenario": scenario.name, "kills": points, "violated": text})
-            print(json.dumps(violations[-1]), file=sys.stderr)
-        if not (keep and found):
-            shutil.rmtree(folder, ignore_errors=True)
-    result = {
-        "kills": sum(died.values()),
-        "seed": seed,
-        "by how": dict(died),
-        "by scenario": {
-            one.name: {**by_scenario[one.name], "steps": len(one.steps)} for one in scenarios if one.name in by_scenario
-        },
-        "violations": violations,
-        "seconds": round(time.monotonic() - started),
-    }
-    if not keep:
-        shutil.rmtree(root, ignore_errors=True)
+    result = kill_many(kills, seed, first, only, how, keep)
     if json_path is not None:
         Path(json_path).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print("| scenario | steps | rounds | kills | violations |\n| --- | ---: | ---: | ---: | ---: |")
     for name, row in result["by scenario"].items():
         print(f"| {name} | {row['steps']} | {row['rounds']} | {row['kills']} | {row['violations']} |")
-    print(f"\n{result['kills']} kills ({result['by how']}), {len(violations)} violations, {result['seconds']} s")
-    sys.exit(bool(violations))
+    print(
+        f"\n{result['kills']} kills ({result['by how']}), {len(result['violations'])} violations, {result['seconds']} s"
+    )
+    sys.exit(bool(result["violations"]))
 
 
 if __name__ == "__main__":

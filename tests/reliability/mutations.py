@@ -140,7 +140,9 @@ def safetensors_header(chance: random.Random, data: bytes) -> bytes:
     length = int.from_bytes(data[:8], "little")
     header, rest = data[8 : 8 + length], data[8 + length :]
     if chance.random() < 0.2:
-        return chance.choice((*_NUMBERS, length + 1, length - 1, chance.getrandbits(64))).to_bytes(8, "little") + data[8:]
+        return (
+            chance.choice((*_NUMBERS, length + 1, length - 1, chance.getrandbits(64))).to_bytes(8, "little") + data[8:]
+        )
     header = chance.choice((json_text, json_text, *ANY))(chance, header)
     return len(header).to_bytes(8, "little") + header + rest
 

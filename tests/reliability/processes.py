@@ -23,7 +23,8 @@ class Outcome:
 
     Args:
         value: What the function returned.
-        error: The traceback of what it raised, or what else went wrong; empty when it returned or was killed as planned.
+        error: The traceback of what it raised, or what else went wrong; empty when it returned or was killed as
+            planned.
         killed: Whether it was killed as planned.
         steps: The steps that it made; unknown of one that was killed.
         seconds: How long it took.
@@ -42,7 +43,13 @@ def step(name: str) -> None:
         _current.step(name)
 
 
-def run(function: Callable[..., Any], *args: Any, root: Path | None = None, kill: Kill | None = None) -> Outcome:
+def run(
+    function: Callable[..., Any],
+    *args: Any,
+    root: Path | None = None,
+    kill: Kill | None = None,
+    limit: float = 180.0,
+) -> Outcome:
     """Run a function in a forked process.
 
     Args:
@@ -50,6 +57,7 @@ def run(function: Callable[..., Any], *args: Any, root: Path | None = None, kill
         *args: For it.
         root: The folder in which steps are counted; None counts none.
         kill: When to kill the process.
+        limit: Seconds after which it hangs, on a machine that is busy.
 
     Returns:
         How it ended.
@@ -61,7 +69,7 @@ def run(function: Callable[..., Any], *args: Any, root: Path | None = None, kill
         os.close(source)
         _child(function, args, root, kill, sink)
     os.close(sink)
-    content = _receive(source, pid, kill, started)
+    content = _receive(source, pid, kill, started + limit)
     _, status = os.waitpid(pid, 0)
     seconds = time.monotonic() - started
     if os.WIFSIGNALED(status):
@@ -96,10 +104,9 @@ def _child(function: Callable[..., Any], args: Any, root: Path | None, kill: Kil
     os._exit(0)
 
 
-def _receive(source: int, pid: int, kill: Kill | None, started: float) -> bytes | None:
+def _receive(source: int, pid: int, kill: Kill | None, limit: float) -> bytes | None:
     """What a process sends until it ends; None when it takes too long and is killed for that."""
     chunks: list[bytes] = []
-    limit = started + _LIMIT
     with os.fdopen(source, "rb", buffering=0) as file:
         file.read(1)  # it runs
         at = time.monotonic() + kill.at if kill is not None and kill.how == "time" else None
@@ -116,6 +123,3 @@ def _receive(source: int, pid: int, kill: Kill | None, started: float) -> bytes 
             else:
                 os.kill(pid, signal.SIGKILL)
                 return None
-
-
-_LIMIT = 180.0  # seconds, on a machine that is busy

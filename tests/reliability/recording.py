@@ -38,7 +38,10 @@ class Recording:
         everything = scratch / "everything"
         _well(processes.run(fit, replace(case, top_k=-1), everything, scratch / "told all", scratch / "training all"))
         self._known = {
-            (record["epoch"], record["step"]): (_of_validation(record["metrics"]), fingerprint(_weights(path.with_suffix(".ckpt"))))
+            (record["epoch"], record["step"]): (
+                _of_validation(record["metrics"]),
+                fingerprint(_weights(path.with_suffix(".ckpt"))),
+            )
             for path in find_records(everything)
             for record in [read_record(path)]
         }

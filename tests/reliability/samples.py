@@ -147,7 +147,10 @@ def _record(folder: Path) -> None:
 
 def _study(folder: Path) -> None:
     rows = ({"model": "a", "test_acc": 0.5, "kept": True}, {"model": "b", "test_acc": 0.7, "kept": False})
-    models = {"a": {"coefficients": {"runs/r/x.ckpt": 1.0}}, "b": {"coefficients": {"runs/r/y.ckpt": 1.0}, "layers": {}}}
+    models = {
+        "a": {"coefficients": {"runs/r/x.ckpt": 1.0}},
+        "b": {"coefficients": {"runs/r/y.ckpt": 1.0}, "layers": {}},
+    }
     found = {"rows": rows, "conclusions": ("One is better.",), "models": models, "details": {"angle": 0.3}}
     asked = {"study": "Interpolation", "options": {"alphas": [0.5]}, "monitor": "val_acc", "metric": "test_acc"}
     data = {"mode": "max", "in_distribution": ("test",), "shifted": ("noisy",), "caveats": ("small",)}

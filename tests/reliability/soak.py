@@ -27,8 +27,8 @@ from jsonargparse import auto_cli
 
 from lightning_soups import Soup
 from tests.reliability import victims
-from tests.reliability.samples import valid
 from tests.reliability.reading import readable
+from tests.reliability.samples import valid
 from tests.reliability.victims import Cooking, Fit
 
 _WARM_UP = 3  # cycles
@@ -87,13 +87,11 @@ def slope(values: Sequence[float]) -> float:
     return statistics.median((later - earlier) / (j - i) for (i, earlier), (j, later) in pairs)
 
 
-def main(minutes: float = 5.0, cycles: int = 0, json_path: str | None = None) -> None:
-    """Run.
+def soak(minutes: float, cycles: int) -> dict[str, Any]:
+    """Run cycles; see :func:`main`.
 
-    Args:
-        minutes: How long.
-        cycles: How many cycles instead; memory is judged from 30 on.
-        json_path: A file to write the results to.
+    Returns:
+        Counts, and what was violated.
     """
     scratch = Path(os.path.realpath(tempfile.mkdtemp(prefix="soak-")))
     os.environ["TMPDIR"] = tempfile.tempdir = str(scratch)
@@ -131,17 +129,29 @@ def main(minutes: float = 5.0, cycles: int = 0, json_path: str | None = None) ->
         "violations": violations,
     }
     shutil.rmtree(scratch, ignore_errors=True)
+    return result
+
+
+def main(minutes: float = 5.0, cycles: int = 0, json_path: str | None = None) -> None:
+    """Run.
+
+    Args:
+        minutes: How long.
+        cycles: How many cycles instead; memory is judged from 30 on.
+        json_path: A file to write the results to.
+    """
+    result = soak(minutes, cycles)
     if json_path is not None:
-        Path(json_path).write_text(json.dumps({**result, "memory in KiB": used}, indent=1) + "\n", encoding="utf-8")
+        Path(json_path).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print("| watched | at first | at last |\n| --- | ---: | ---: |")
-    for name in first:
-        print(f"| {name} | {first[name]} | {counts[-1][name]} |")
-    print(f"| memory, MiB | {used[0] / 1024:.1f} | {used[-1] / 1024:.1f} |")
-    grown = "" if growth is None else f", memory grows by {growth:.2f} KiB a cycle"
-    print(f"\n{made} cycles, {result['fits']} fits, {result['cooks']} cooks{grown}, {len(violations)} violations")
-    for text in violations:
-        print(text, file=sys.stderr)
-    sys.exit(bool(violations))
+    for name, count in result["at first"].items():
+        print(f"| {name} | {count} | {result['at last'][name]} |")
+    before, after = result["memory in MiB at first, at last"]
+    print(f"| memory, MiB | {before} | {after} |")
+    grown = f"memory grows by {result['growth in KiB a cycle']} KiB a cycle, "
+    print(f"\n{result['cycles']} cycles, {result['fits']} fits, {result['cooks']} cooks, {grown}", end="")
+    print(f"{len(result['violations'])} violations", *result["violations"], sep="\n")
+    sys.exit(bool(result["violations"]))
 
 
 if __name__ == "__main__":

@@ -15,12 +15,22 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_soups import GreedySoup, LearnedSoup, PrunedSoup, Recipe, Soup, SoupCallback, SoupTrainer, UniformSoup
+from lightning_soups import (
+    GreedySoup,
+    LearnedSoup,
+    PrunedSoup,
+    Recipe,
+    Soup,
+    SoupCallback,
+    SoupTrainer,
+    UniformSoup,
+    files,
+)
 from lightning_soups.evaluation.journal import Journal
 from lightning_soups.weights import fingerprint
+from tests.helpers import CLASSES, FEATURES, Blobs, Classifier, blobs, trainer
 from tests.reliability import processes
 from tests.reliability.steps import watch_batches
-from tests.helpers import CLASSES, FEATURES, Blobs, Classifier, blobs, trainer
 
 RUN, BEGUN = "victim", "begun"
 BATCH, NOTED, SAVED = "b", "|", "s"
@@ -84,6 +94,7 @@ class Cooking:
         module: A key of :data:`MODULES`.
         before: Whether another soup is there already under this name.
         options: More for ``cook``.
+        exchange: Whether the system can let two folders change places.
     """
 
     recipe: str
@@ -91,11 +102,14 @@ class Cooking:
     module: str = "plain"
     before: bool = False
     options: tuple[tuple[str, Any], ...] = ()
+    exchange: bool = True
 
     @property
     def name(self) -> str:
         options = "".join(f", {name}={value}" for name, value in self.options)
-        return f"cook {self.recipe}, {self.module}, {self.output}{options}" + (", over a soup" if self.before else "")
+        return f"cook {self.recipe}, {self.module}, {self.output}{options}" + (
+            ", over a soup" * self.before + ", without exchange" * (not self.exchange)
+        )
 
 
 def recipes() -> dict[str, Recipe]:
@@ -174,6 +188,8 @@ def cook(case: Cooking, soups: Path, work: Path) -> dict[str, Any]:
     quiet()
     append(work, "\n")
     _watch_work(work)
+    if not case.exchange:
+        files.exchange = lambda one, other: False
     module = MODULES[case.module]()
     before, training = fingerprint(module.state_dict()), module.training
     soup = trainer(SoupTrainer).cook(
