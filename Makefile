@@ -1,4 +1,5 @@
-# `make demo`, `make test` and `make docs`. The README says what they do without make.
+# `make demo`, `make test`, `make docs` and `make reliability`. The README and docs/reliability.md say what they do
+# without make.
 # `make test-oldest` and `make test-newest` run the tests with the oldest dependencies that pyproject.toml allows, best
 # on the oldest Python, and with the newest that there are.
 PYTHON ?= python3
@@ -33,6 +34,10 @@ test-newest:
 
 docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+# kills, damaged files, a soak run and deliberate breaks, for half an hour or more; JSON goes to reliability/
+reliability: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability --directory reliability
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -116,6 +116,8 @@ class SoupCallback(Callback):
         if resumes and loaded is not None and loaded["run"] is not None:
             self._folder = RunFolder(runs / safe_name(loaded["run"]), self.monitor, self.save_top_k)
             self._initialization = loaded["initialization"]
+            if trainer.is_global_zero:
+                self._folder.discard_unrecorded()
             return
         name = self.run or RunFolder.unique_name(f"{datetime.now():%Y%m%d-%H%M%S}")
         own_claim = agreed(trainer.strategy, lambda: RunFolder.claim(runs, name) if trainer.is_global_zero else runs)
@@ -179,9 +181,10 @@ class SoupCallback(Callback):
         metrics = every_metric(trainer, logged)
         score = Score(logged[self.monitor].value, self._resolve_mode(logged[self.monitor]))
         assert self._folder is not None
-        if not trainer.strategy.broadcast(self._folder.wants(score)):
+        moment = trainer.current_epoch, trainer.global_step
+        if not trainer.strategy.broadcast(self._folder.wants(score) and not self._folder.has_found(*moment, score)):
             return
-        path = self._folder.checkpoint_path(trainer.current_epoch, trainer.global_step)
+        path = self._folder.checkpoint_path(*moment)
         try:
             saved = save_validated_weights(trainer, path)
             surplus = self._folder.keep(path, score)

@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from lightning.pytorch.strategies import Strategy
 
+from lightning_soups.durable import make_folder
 from lightning_soups.paths import AnyPath
 
 
@@ -31,7 +32,7 @@ def sole_writer(output: AnyPath) -> Iterator[None]:
         return
     path = output.with_name(f".{output.name}.lock")
     created = [folder for folder in path.parents if not folder.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)

@@ -1,6 +1,7 @@
 """The folder of one run: its best checkpoints, each with its record."""
 
 import math
+import re
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
@@ -14,6 +15,8 @@ from lightning_soups.ingredients import Ingredient
 from lightning_soups.paths import AnyPath, claim_folder, fresh, in_order
 from lightning_soups.score import Score
 from lightning_soups.write_errors import explained
+
+_CHECKPOINT = re.compile(r"epoch=\d{3,}-step=\d{6,}(-\d+)?\.ckpt")
 
 
 class RunFolder:
@@ -29,6 +32,7 @@ class RunFolder:
         self.path = path
         self._top_k = top_k
         self._kept: dict[AnyPath, Score] = {}
+        self._found: set[tuple[int, int, Score]] = set()
         for record in in_order(fresh(path).glob(f"*{records.SUFFIX}")):
             try:
                 found = Ingredient.from_record(record)
@@ -39,6 +43,7 @@ class RunFolder:
                 continue  # not written by this class, so none to delete
             if found.monitor == monitor and found.score is not None:
                 self._kept[found.path] = found.score
+                self._found.add((found.epoch, found.step, found.score))
 
     @staticmethod
     def claim(runs: AnyPath, name: str) -> AnyPath:
@@ -72,6 +77,16 @@ class RunFolder:
             return False
         full = self._top_k != -1 and len(self._kept) >= self._top_k
         return not full or score > min(self._kept.values())
+
+    def has_found(self, epoch: int, step: int, score: Score) -> bool:
+        """Whether this moment is in the folder since before: a run resumes from an earlier one than it had recorded."""
+        return (epoch, step, score) in self._found
+
+    def discard_unrecorded(self) -> None:
+        """Delete checkpoints that lack a record, since a process died between writing or deleting one and the other."""
+        for checkpoint in in_order(fresh(self.path).glob("*.ckpt")):
+            if _CHECKPOINT.fullmatch(checkpoint.name):
+                discard_unrecorded(checkpoint)
 
     def checkpoint_path(self, epoch: int, step: int) -> AnyPath:
         """Where the checkpoint of this moment goes.

@@ -16,6 +16,7 @@ from lightning_soups.bad_ingredients import LeftOut
 from lightning_soups.ingredients import Ingredient
 from lightning_soups.mixing import Mixer
 from lightning_soups.mixture import Mixture
+from lightning_soups.outputs.provenance import check_provenance
 from lightning_soups.paths import AnyPath, any_path, named_path
 from lightning_soups.records import SOUP_KEY, SUMMED_KEY, versions
 from lightning_soups.score import Score
@@ -165,19 +166,20 @@ class Soup:
         """
         path = any_path(path, "path")
         provenance = outputs.read_provenance(path)
-        try:
-            return cls._from_provenance(provenance, path)
-        except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise ValueError(f"What the soup {str(path)!r} says of itself cannot be used: {reason}") from error
-
-    @classmethod
-    def _from_provenance(cls, provenance: Mapping[str, Any], path: AnyPath) -> "Soup":
         if provenance.get("format") != _FORMAT:
             raise ValueError(
                 f"The soup {str(path)!r} has format {provenance.get('format')}; this version reads format {_FORMAT}."
                 " Cook it again, or use the version of lightning-soups that wrote it."
             )
+        try:
+            check_provenance(provenance)
+            return cls._from_provenance(provenance, path)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise ValueError(f"What the soup {str(path)!r} says of itself cannot be used: {reason}") from error
+
+    @classmethod
+    def _from_provenance(cls, provenance: Mapping[str, Any], path: AnyPath) -> "Soup":
         candidates = [_ingredient(entry) for entry in provenance["candidates"]]
         known = [*candidates, *(_ingredient(entry) for entry in provenance["others"])]
         mode = provenance["mode"]

@@ -56,6 +56,8 @@ def from_json(text: str, source: str) -> dict[str, Any]:
         raise ValueError(f"What {source!r} says of the soup cannot be read: {error}") from error
     if not isinstance(document, dict) or not isinstance(document.get(SOUP_KEY), dict):
         raise ValueError(f"{source!r} is not a soup: it has no {SOUP_KEY!r} entry.")
+    if not isinstance(document.get(_REST, {}), dict):
+        raise ValueError(f"What {source!r} says of the soup cannot be read: {_REST!r} is no JSON object.")
     return document
 
 
@@ -68,7 +70,11 @@ def read_document(path: AnyPath) -> dict[str, Any]:
     """
     if (size := path.stat().st_size) > MOST_BYTES:
         raise ValueError(f"What {str(path)!r} says of the soup cannot be read: it has {size} bytes.")
-    return from_json(path.read_text(encoding="utf-8"), str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"What {str(path)!r} says of the soup cannot be read: {error}") from error
+    return from_json(text, str(path))
 
 
 def to_checkpoint(document: Mapping[str, Any], state_dict: dict[str, Any], source: str) -> dict[str, Any]:

@@ -86,6 +86,8 @@ def read(path: AnyPath) -> dict[str, Any]:
         state_dict.update({prefix + name: tensor for name, tensor in read_tensors(file, {}).items()})
     if (path / _OTHERS).is_file():
         state_dict.update(read_tensors(path / _OTHERS, {}))
+    if missing := [one for one in folder["tied"].values() if not isinstance(one, str) or one not in state_dict]:
+        raise ValueError(f"The folder {str(path)!r} has no weights that are called {missing}, as it says.")
     state_dict.update({name: state_dict[one] for name, one in folder["tied"].items()})
     return document.to_checkpoint(about, state_dict, str(path))
 
@@ -172,10 +174,12 @@ def _about(path: AnyPath) -> dict[str, Any]:
     """
     about = _document(path).get("folder")
     names = ("submodule", "class", "import_from", "library", "base_model")
+    kinds = {"renamed": bool, "tied": dict, "others": list}
     fits = (
         isinstance(about, dict)
+        and about.keys() >= set(names)
         and all(about.get(name) is None or isinstance(about[name], str) for name in names)
-        and all(isinstance(about.get(name), kind) for name, kind in (("tied", dict), ("others", list)))
+        and all(isinstance(about.get(name), kind) for name, kind in kinds.items())
         and all((about.get(name) or "x").replace(".", "_").isidentifier() for name in ("class", "import_from"))
     )
     if not fits:
