@@ -127,7 +127,10 @@ FOUND_WHEN_OPENED: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "no score": (lambda path: record_again(path, metrics={"val_loss": 1.0}), "has no value of 'val_acc'"),
     "score is NaN": (lambda path: record_again(path, metrics={"val_acc": None}), "its recorded 'val_acc' is nan"),
-    "score is a word": (lambda path: record_again(path, metrics={"val_acc": "high"}), "no number as the metric 'val_acc': 'high'"),
+    "score is a word": (
+        lambda path: record_again(path, metrics={"val_acc": "high"}),
+        "no number as the metric 'val_acc': 'high'",
+    ),
     "no hash": (lambda path: record_again(path, sha256=7), "no valid 'sha256': 7"),
     "no such mode": (lambda path: record_again(path, mode="best"), "neither 'min' nor 'max'"),
 }
