@@ -135,7 +135,14 @@ class LiveWeights:
         if not self._tried:
             self._tried = True
             copies = type(strategy).load_model_state_dict is Strategy.load_model_state_dict  # no sharded parameters
-            self._direct = copies and not _loads_in_its_own_way(module) and self._holds(mixed)
+            plain = not _loads_in_its_own_way(module)
+            holds = plain and self._holds(mixed)
+            if plain and not copies and not holds and not is_sharded(module):
+                raise MisconfigurationException(
+                    f"{type(strategy).__name__} does not load a mixture into the module, so every candidate would be"
+                    " scored with the weights that it has. Cook with one device, DDPStrategy or ModelParallelStrategy."
+                )
+            self._direct = copies and holds
 
     def _live(self) -> dict[str, Tensor]:
         if self._shards is not None:
