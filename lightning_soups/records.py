@@ -107,7 +107,7 @@ def read_record(path: AnyPath) -> dict[str, Any]:
         raise ValueError(f"The record {str(path)!r} has no valid 'mode': {record['mode']!r}.")
     for name, value in record["metrics"].items():
         if isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
-            raise ValueError(f"The record {str(path)!r} has no number as the metric {name!r}: {value!r}.")
+            raise ValueError(f"The record {str(path)!r} is not valid: {name!r} must be a number, got {value!r}.")
     return record
 
 
