@@ -166,9 +166,9 @@ class Mixer:
             self._warned_about_dtypes = True
             dtypes = own[differing[0]].dtype, others[differing[0]].dtype
             rank_zero_warn(
-                f"The ingredients differ in dtype: {differing[0]!r} is {dtypes[0]} in {str(first.path)!r},"
-                f" and {dtypes[1]} in {str(other.path)!r}. A mixture has the dtypes of its first member, in the order of the"
-                " paths."
+                f"The ingredients differ in dtype: {differing[0]!r} is {dtypes[0]} in {str(first.path)!r} and"
+                f" {dtypes[1]} in {str(other.path)!r}. A mixture has the dtypes of its first member, in the order of"
+                " the paths."
             )
 
     def _open(self, ingredient: Ingredient) -> dict[str, Any]:
