@@ -5,6 +5,7 @@ keeps what it is given, and any other name is refused, so there is nothing a fil
 """
 
 import collections
+import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +49,8 @@ def read_metadata(folder: Path) -> list[StoredTensor]:
     """
     path = folder / METADATA
     try:
-        with path.open("rb") as file:
-            metadata = InertUnpickler(file, _stand_in).load()
+        # from memory, because to read from a file takes as much memory as the pickle asks for, whatever is there
+        metadata = InertUnpickler(io.BytesIO(path.read_bytes()), _stand_in).load()
         keys = metadata.planner_data or {}
         places: dict[str, dict[tuple[int, ...], Any]] = collections.defaultdict(dict)
         for index, info in metadata.storage_data.items():
