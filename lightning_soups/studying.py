@@ -10,7 +10,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from lightning_soups.bad_ingredients import BadIngredientError
 from lightning_soups.checking import ContentChecks, Stamp
 from lightning_soups.evaluation.admission import admit
-from lightning_soups.evaluation.agreement import agreed, damaged
+from lightning_soups.evaluation.agreement import damaged, found_by_any
 from lightning_soups.evaluation.kept_loop import KeptLoop
 from lightning_soups.evaluation.measurer import NoTestData
 from lightning_soups.evaluation.progress import RecipeProgress
@@ -113,7 +113,7 @@ class Measure:
         trainer, questions = loop.trainer, self.chosen.questions
         mixer = questions.mixer(loop, ContentChecks(self.chosen.checked, finite=not questions.takes_diverged))
         ingredients = questions.ingredients
-        if bad := agreed(loop, mixer.open_all(ingredients)) or damaged(loop, mixer, ingredients):
+        if bad := found_by_any(loop, mixer.open_all(ingredients)) or damaged(loop, mixer, ingredients):
             raise BadIngredientError(bad)
         pin = trainer.strategy.root_device.type == "cuda"
         progress = RecipeProgress(trainer, self.study.name, 0)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from lightning_soups.bad_ingredients import LeftOut, settle
-from lightning_soups.evaluation.agreement import agreed, damaged
+from lightning_soups.evaluation.agreement import damaged, found_by_any
 from lightning_soups.evaluation.kept_loop import KeptLoop
 from lightning_soups.evaluation.session import HeldOutQuestions
 from lightning_soups.judging import bad_scores, other_initializations, other_monitors
@@ -32,7 +32,7 @@ def admit(questions: HeldOutQuestions, loop: KeptLoop, check_content: bool = Fal
             settle(found.left_out, questions.on_bad_ingredient, 0)
         questions = replace(questions, ingredients=found)
         mixer = questions.mixer(loop)
-        bad = agreed(loop, mixer.open_all(found))
+        bad = found_by_any(loop, mixer.open_all(found))
         found = found.without(bad)
         if mixer.holds_weights or not bad:
             break  # adapters are opened anew without the bad ones: the first ones say what the base is

@@ -24,10 +24,10 @@ def damaged(loop: KeptLoop, mixer: Mixer, ingredients: Iterable[Ingredient]) -> 
     with ThreadPoolExecutor(_THREADS) as threads:
         reasons = list(threads.map(mixer.problem, asked)) if len(asked) > 1 else [mixer.problem(one) for one in asked]
     own = [LeftOut(one.path, one.run, why) for one, why in zip(asked, reasons, strict=True) if why is not None]
-    return agreed(loop, own)
+    return found_by_any(loop, own)
 
 
-def agreed(loop: KeptLoop, own: Sequence[LeftOut]) -> list[LeftOut]:
+def found_by_any(loop: KeptLoop, own: Sequence[LeftOut]) -> list[LeftOut]:
     """What any process found wrong, once each; every process must call this.
 
     Args:
