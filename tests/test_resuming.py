@@ -361,3 +361,42 @@ def test_a_journal_that_holds_something_else_is_no_obstacle(tmp_path: Path) -> N
     soup, left = cook(tmp_path, early_rejection=False)
     assert left == batches - 4
     assert_same(soup, whole)
+
+
+class Logging(Counting):
+    """Says in a file, for all processes, which batch it has seen."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        seen = Path(self.folder, f"{self.global_rank}")
+        with seen.open("a") as file:
+            file.write("x")
+        if Path(self.folder, "fails").exists() and len(seen.read_text()) == 5:
+            raise PowerCutError
+        Classifier.validation_step(self, batch, batch_idx)
+
+
+def test_two_processes_resume_together(tmp_path: Path) -> None:
+    record(tmp_path / "soups", LRS[:3])
+    model = Logging(str(tmp_path))
+    changes = {"model": model, "options": {"devices": 2, "strategy": "ddp_fork"}, "early_rejection": False}
+
+    def seen() -> list[int]:
+        counts = [len((tmp_path / rank).read_text()) for rank in "01"]
+        for rank in "01":
+            (tmp_path / rank).unlink()
+        return counts
+
+    whole, _ = cook(tmp_path / "soups", "whole.ckpt", **changes)
+    undisturbed = seen()
+    (tmp_path / "fails").touch()
+    with pytest.raises(BaseException, match="PowerCutError|Process . "):
+        cook(tmp_path / "soups", **changes)
+    (tmp_path / "fails").unlink()
+    assert seen() == [5, 5]
+    soup, _ = cook(tmp_path / "soups", **changes)
+    assert seen() == [count - 4 for count in undisturbed], "two finished passes of two batches each"
+    assert_same(soup, whole)
