@@ -129,10 +129,10 @@ FOUND_WHEN_OPENED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "score is NaN": (lambda path: record_again(path, metrics={"val_acc": None}), "its recorded 'val_acc' is nan"),
     "score is a word": (
         lambda path: record_again(path, metrics={"val_acc": "high"}),
-        "no number as the metric 'val_acc': 'high'",
+        "'val_acc' must be a number, got 'high'",
     ),
     "no hash": (lambda path: record_again(path, sha256=7), "no valid 'sha256': 7"),
-    "no such mode": (lambda path: record_again(path, mode="best"), "neither 'min' nor 'max'"),
+    "no such mode": (lambda path: record_again(path, mode="best"), "no valid 'mode': 'best'"),
 }
 FOUND_AT_USE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "other content": (lambda path: flip(path, in_a_weight(path)), "its content is not what was recorded: SHA-256"),

@@ -181,7 +181,10 @@ def test_required_arguments_links_and_keyword_arguments(trained: Path, capsys) -
 
 def test_study_builds_the_same(trained: Path, tmp_path: Path) -> None:
     options = ["--study=Interpolation", "--study.start=rank-1", "--study.end=rank-2", "--output", str(tmp_path / "s")]
-    args = ["study", "--ingredients", f"[{trained}/any/best.ckpt, {trained}/own/best.ckpt]", *QUIETLY, *options]
+    checkpoint = torch.load(trained / "own" / "best.ckpt", weights_only=True)
+    checkpoint["state_dict"] = {name: 2 * value for name, value in checkpoint["state_dict"].items()}
+    torch.save(checkpoint, tmp_path / "other.ckpt")
+    args = ["study", "--ingredients", f"[{trained}/any/best.ckpt, {tmp_path}/other.ckpt]", *QUIETLY, *options]
     assert built(SoupCLI(args=args)) == (Classifier, 0.3, 5, 40)
 
 

@@ -214,7 +214,7 @@ class KeptLoop(_EvaluationLoop):
         for loader in self.loaders:
             if loader.digest is None:
                 self._read(loader)
-        return [str(loader.digest) for loader in self.loaders]
+        return [loader.digest or str(Digest()) for loader in self.loaders]
 
     def _read(self, loader: CachedLoader) -> None:
         """Read what a pass would, so that it is kept and its digest is known."""

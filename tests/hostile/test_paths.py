@@ -129,7 +129,7 @@ def test_what_is_no_path_is_refused(path: object, tmp_path: Path) -> None:
     provenance = json.loads((tmp_path / "a.pt.json").read_text())
     provenance["lightning_soups"]["candidates"][0]["path"] = path
     (tmp_path / "a.pt.json").write_text(json.dumps(provenance))
-    with pytest.raises(ValueError, match="A path must be a text"):
+    with pytest.raises(ValueError, match=r"'candidates\.0\.path' cannot be|A path must be a text"):
         Soup.load(tmp_path / "a.pt")
 
 

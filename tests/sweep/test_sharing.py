@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 import pytest
 
+from lightning_soups import lease as leases
 from lightning_soups.score import Score
 from lightning_soups.sweep import lease
 from lightning_soups.sweep.storage import open_storage, show_storage
@@ -169,7 +170,7 @@ def test_a_running_trial_counts_as_taken(tmp_path: Path, storage: str | None) ->
 def test_workers_of_another_machine_live_as_long_as_their_lease(
     tmp_path: Path, storage: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "_REFRESHED", 0.02)
+    monkeypatch.setattr(leases, "_REFRESHED", 0.02)
     own = sweep(tmp_path, storage, 1)
 
     def fit(number: int, parameters: dict[str, Any]) -> Score:
@@ -182,9 +183,9 @@ def test_workers_of_another_machine_live_as_long_as_their_lease(
         return Score(1.0, "max")
 
     def elsewhere() -> list[Trial]:
-        lease.machine = lambda: "another"
+        leases.machine = lambda: "another"
         assert sweep(tmp_path, storage, 1).running == 1
-        lease._EXPIRES = -60.0
+        leases._EXPIRES = -60.0
         assert sweep(tmp_path, storage, 1).running == 0
         return sweep(tmp_path, storage, 1).run(score, lambda trial: None)
 
@@ -215,7 +216,7 @@ def test_trials_that_were_killed_before_there_were_leases_are_taken_up(tmp_path:
     asked = own._study.ask()
     assert asked.suggest_float("x", 0, 1) is not None
     assert sweep(tmp_path, journal, 1).remaining == 0  # it may have been started this moment
-    monkeypatch.setattr(lease, "_EXPIRES", -60.0)
+    monkeypatch.setattr(leases, "_EXPIRES", -60.0)
     (again,) = sweep(tmp_path, journal, 1).run(score, lambda trial: None)
     assert again.parameters["x"] == asked.params["x"]
 
