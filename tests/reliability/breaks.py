@@ -128,7 +128,7 @@ def breaks() -> list[Break]:
             "threads stay", _before_fits(lambda: threading.Thread(target=threading.Event().wait).start()), repeated()
         ),
         Break("temporary folders stay", _before_fits(tempfile.mkdtemp), repeated()),
-        Break("memory stays", _before_fits(lambda: _kept.append(os.urandom(50_000))), repeated(32)),
+        Break("memory stays", _before_fits(lambda: _kept.append(os.urandom(50_000))), repeated(16)),
     ]
 
 

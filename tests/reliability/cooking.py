@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_soups import Ingredients, Soup
+from lightning_soups.evaluation.journal import journal_of
 from lightning_soups.mixture import Mixture
 from tests.helpers import mean, reference_greedy
 from tests.reliability import processes
@@ -62,8 +63,8 @@ class Cooked:
         outcome = _well(self.victim(folder))
         self.steps, self.seconds, self._wanted = outcome.steps, outcome.seconds, outcome.value
         self._undisturbed = folder
-        # what a kill may cost: the question that was being answered, and a pass to compare the others with again; a step
-        # of learning, with the loss that is kept back, takes less than a pass
+        # what a kill may cost: the question that was being answered, and a pass to compare the others with again; a
+        # step of learning, with the loss that is kept back, takes less than a pass
         data = Ordered(batch_size=16)
         statistics = len(data.train_dataloader()) if case.module == "normalized" else 0
         self._lost = (2 + (case.recipe == "learned")) * (len(data.val_dataloader()) + statistics)
@@ -96,6 +97,8 @@ class Cooked:
                 found.append(f"the earlier soup {path} is lost")
             return found
         soup = described(Soup.load(path))
+        if _same(soup, self._wanted) and not journal_of(path).exists():
+            (folder / "work").write_text("")  # it was done: the next one is another cook
         if not (_same(soup, self._wanted) or (self._earlier is not None and _same(soup, self._earlier))):
             found.append(f"{path} is neither the new soup nor an earlier one: {soup}")
         return found
