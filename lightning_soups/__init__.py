@@ -1,5 +1,6 @@
 """Model soups for PyTorch Lightning: one better model from the runs that a sweep throws away."""
 
+from lightning_soups.bad_ingredients import BadIngredientError
 from lightning_soups.callback import SoupCallback
 from lightning_soups.cli import SoupCLI
 from lightning_soups.ingredients import Ingredient, Ingredients
@@ -22,6 +23,7 @@ from lightning_soups.trainer import SoupTrainer
 
 __all__ = [
     "AngleAdvantage",
+    "BadIngredientError",
     "Comparison",
     "Diagnosis",
     "EnsembleVersusSoup",

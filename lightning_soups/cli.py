@@ -14,14 +14,15 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning_utilities.core.rank_zero import rank_zero_only
 
+from lightning_soups.bad_ingredients import settle
 from lightning_soups.callback import SoupCallback
-from lightning_soups.command_line.first_ingredient import PARTS, FirstIngredient, accepted_arguments
+from lightning_soups.command_line.first_ingredient import PARTS, accepted_arguments, first_that_opens
 from lightning_soups.command_line.ls import HELP as LS_HELP
 from lightning_soups.command_line.ls import add_ls_arguments, run_ls
 from lightning_soups.command_line.named_classes import NamedImports, folders_of
 from lightning_soups.command_line.peek import peek
 from lightning_soups.command_line.showing import is_ours, show_soup, show_study
-from lightning_soups.ingredients import Ingredients
+from lightning_soups.ingredients import Ingredients, find_ingredients
 from lightning_soups.other_name import refuse_other_name
 from lightning_soups.report import HELP as REPORT_HELP
 from lightning_soups.report import write_report
@@ -215,9 +216,11 @@ class SoupCLI(LightningCLI):
         by_class_path = {"model": self.subclass_mode_model, "data": self.subclass_mode_data}
         taken = []
         try:
-            self._found = Ingredients.load(config["ingredients"], config.get("initialization"))
+            self._found = find_ingredients(config["ingredients"], config.get("initialization"))
+            if not self._found:
+                settle(self._found.left_out, "skip", left=0)
             selected = self._found if config.get("where") is None else self._found.where(config["where"])
-            first = FirstIngredient((selected or self._found)[0], folders_of(self._found), imports)
+            first = first_that_opens(selected or self._found, folders_of(self._found), imports)
             for key in PARTS:
                 given = config.get(f"{key}.class_path")
                 any_class = by_class_path[key]
@@ -233,7 +236,7 @@ class SoupCLI(LightningCLI):
         arguments = self._prepare_subcommand_kwargs(subcommand)
         initialization = arguments.pop("initialization")
         try:
-            arguments["ingredients"] = Ingredients.load(self._found or arguments["ingredients"], initialization)
+            arguments["ingredients"] = find_ingredients(self._found or arguments["ingredients"], initialization)
         except (ValueError, FileNotFoundError) as error:
             self._subcommand_parsers[subcommand].error(visible(str(error), lines=True))
         try:

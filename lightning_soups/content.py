@@ -3,8 +3,6 @@
 import hashlib
 from pathlib import Path
 
-from lightning_soups.ingredients import Ingredient
-from lightning_soups.local_copies import local_copy
 from lightning_soups.opening import files_of
 
 _CHUNK = 1 << 20
@@ -26,26 +24,6 @@ def content_hash(path: Path) -> str:
     names = {file.relative_to(folder).as_posix(): file for file in files_of(path)}
     lines = "".join(f"{_hash(names[name])}  {name}\n" for name in sorted(names))
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-class ContentHashes:
-    """Says what ingredients hold: as recorded when they were saved, or else hashed when first asked for."""
-
-    def __init__(self) -> None:
-        self._known: dict[Ingredient, str] = {}
-
-    def __call__(self, ingredient: Ingredient) -> str:
-        """The content of an ingredient.
-
-        Raises:
-            OSError: It cannot be read.
-            ValueError: There is no room for the local copy of a remote one.
-        """
-        if ingredient.sha256 is not None:
-            return ingredient.sha256
-        if ingredient not in self._known:
-            self._known[ingredient] = content_hash(local_copy(ingredient.path))
-        return self._known[ingredient]
 
 
 def _hash(path: Path) -> str:

@@ -65,7 +65,7 @@ def replacing_all(*paths: AnyPath) -> Iterator[list[Path]]:
             return
         own = [path for path in paths if isinstance(path, Path)]
         temporary = [path.with_name(temporary_name(path.name)) for path in own]
-        stack.enter_context(explained(own[-1], *temporary, *own))
+        stack.enter_context(explained(own[0], *temporary, *own))
         for file in temporary:
             stack.callback(remove, file)
         _prepare(own[-1].parent)

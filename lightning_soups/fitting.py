@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lightning_soups.weights import WeightNames, fit
+from lightning_soups.weights.averaging import layout
 from lightning_soups.weights.kinds import odd, same_bytes
 from lightning_soups.weights.tied import tied_names
 
@@ -24,13 +25,18 @@ class Fitting:
     Args:
         selection: Which tensors to use, and what to call them.
         module: What the ingredients are checkpoints of. Without one, all get the names of the first.
+
+    Attributes:
+        module_layout: Names, shapes and kinds of the module's tensors; empty without a module.
     """
 
     def __init__(self, selection: WeightNames, module: nn.Module | None = None) -> None:
         self._selection = selection
         self._module = module
         self._wanted: list[str] = [] if module is None else list(module.state_dict())
-        self._first = {} if module is None else tied_names(_initialized(module))
+        initialized = {} if module is None else _initialized(module)
+        self._first = tied_names(initialized)
+        self.module_layout: frozenset[object] = layout(initialized)
         self._found: dict[str, None] = {}
         self._rules: set[str] = set()
 
@@ -81,15 +87,16 @@ class Fitting:
         """
         if self._module is None:
             return mixed
-        result = dict(mixed)
-        for name, value in _initialized(self._module).items():
+        result, values = dict(mixed), None
+        for name in self._wanted:
             if name in mixed:
                 continue
             if self._first.get(name) in mixed:
                 result[name] = mixed[self._first[name]]
             elif self._selection.include or self._selection.exclude:
-                plain = isinstance(value, Tensor) and odd(value) is None
-                result[name] = value.detach().cpu().clone() if plain else value
+                values = values or _initialized(self._module)  # which is a collective where it is sharded
+                if name in values:
+                    result[name] = _copy(values[name])
         return result
 
     def _renamed_by_module(self, checkpoint: Mapping[str, Any]) -> bool:
@@ -123,6 +130,11 @@ class Fitting:
 
 def _equal(one: Any, other: Any) -> bool:
     return isinstance(one, Tensor) and one.shape == other.shape and same_bytes(one, other.to(one.dtype))
+
+
+def _copy(value: Any) -> Any:
+    plain = isinstance(value, Tensor) and odd(value) is None
+    return value.detach().cpu().clone() if plain else value
 
 
 def _initialized(module: nn.Module) -> dict[str, Any]:

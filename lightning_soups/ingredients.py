@@ -10,6 +10,7 @@ from typing import Any, overload
 from upath import UPath
 
 from lightning_soups import records
+from lightning_soups.bad_ingredients import LeftOut, OnBadIngredient, reason_of, settle, validate_on_bad_ingredient
 from lightning_soups.finding import find
 from lightning_soups.local_copies import local_copy
 from lightning_soups.model_checkpoint import kept_for
@@ -142,6 +143,7 @@ class Ingredients(Sequence[Ingredient]):
         ingredients: Any number of them, in the order that breaks ties.
         directory: The folder they belong to, where soups made of them are saved by default.
         initialization: A checkpoint of the weights that all runs started from; None for the recorded one.
+        left_out: What was found besides and cannot be used.
 
     Raises:
         ValueError: An ingredient is listed twice.
@@ -152,9 +154,11 @@ class Ingredients(Sequence[Ingredient]):
         ingredients: Iterable[Ingredient],
         directory: str | os.PathLike[str] | AnyPath = ".",
         initialization: str | os.PathLike[str] | AnyPath | None = None,
+        left_out: Iterable[LeftOut] = (),
     ) -> None:
         self._ingredients = tuple(ingredients)
         self._known = frozenset(self._ingredients)  # thousands of them are looked up thousands of times
+        self.left_out = tuple(left_out)
         self.directory = any_path(directory, "directory")
         self._initialization = None if initialization is None else any_path(initialization, "initialization")
         counts = Counter(str(ingredient.path.resolve()) for ingredient in self._ingredients)
@@ -166,6 +170,7 @@ class Ingredients(Sequence[Ingredient]):
         cls,
         source: "str | os.PathLike[str] | AnyPath | Iterable[str | os.PathLike[str] | AnyPath] | Ingredients",
         initialization: str | os.PathLike[str] | AnyPath | None = None,
+        on_bad_ingredient: OnBadIngredient = "error",
     ) -> "Ingredients":
         """Find ingredients on disk, in the order of their paths.
 
@@ -174,31 +179,24 @@ class Ingredients(Sequence[Ingredient]):
                 ``"runs/*/best.ckpt"``, one path, or a list of paths (checkpoints of any kind, files and folders, or
                 records).
             initialization: A checkpoint of the weights that all runs started from; None for the recorded one.
+            on_bad_ingredient: Whether to refuse what cannot be read (``error``), or to leave it out with a warning
+                (``skip``). A path that is listed twice, or a link to another, is left out in any case.
 
         Raises:
-            ValueError: Nothing was found, or something found is neither a record nor a checkpoint.
-            FileNotFoundError: A listed path, or ``initialization``, does not exist.
+            BadIngredientError: Something found is neither a record nor a checkpoint, or a listed path does not exist.
+            ValueError: Nothing was found, or the policy is none of the choices.
+            FileNotFoundError: ``initialization`` does not exist.
         """
-        if initialization is not None:
-            given = any_path(initialization, "initialization")
-            if not (given.is_file() or is_folder(given)):
-                raise FileNotFoundError(f"There is no initialization at {str(initialization)!r}.")
-        if isinstance(source, Ingredients):
-            return source if initialization is None else cls(source, source.directory, initialization)
-        if isinstance(source, (str, os.PathLike, UPath)):
-            for _ in range(_LISTINGS):  # a run that still trains may put a better one in the place of one just listed
-                directory, paths = find(str(source))
-                found = [one for path in paths if (one := _unless_gone(path)) is not None]
-                if len(found) == len(paths):
-                    break
-        else:
-            if not isinstance(source, Iterable):
-                raise ValueError(f"`ingredients` must be a path, a glob or a list of paths, got {source!r}.")
-            paths = [any_path(path, "ingredients") for path in source]
-            if not paths:
-                raise ValueError("The list of ingredients is empty: give at least one checkpoint.")
-            directory, found = common_folder(paths), [_described(path) for path in paths]
-        return cls(found, directory, initialization)
+        policy = validate_on_bad_ingredient(on_bad_ingredient)
+        found = find_ingredients(source, initialization)
+        if not isinstance(source, Ingredients):
+            settle(found.left_out, policy, len(found))
+        return found
+
+    @property
+    def given_initialization(self) -> AnyPath | None:
+        """What was said that all runs started from; None when that is left to the records."""
+        return self._initialization
 
     @property
     def initialization(self) -> Ingredient:
@@ -234,7 +232,14 @@ class Ingredients(Sequence[Ingredient]):
         """
         asked = Condition(condition)
         asked.check_names(self)
-        return Ingredients(filter(asked.holds, self), self.directory, self._initialization)
+        return Ingredients(filter(asked.holds, self), self.directory, self._initialization, self.left_out)
+
+    def without(self, bad: Iterable[LeftOut]) -> "Ingredients":
+        """Leave ingredients out, by their paths, and remember why."""
+        more = tuple(bad)
+        paths = {str(one.path) for one in more}
+        kept = [one for one in self if str(one.path) not in paths]
+        return Ingredients(kept, self.directory, self._initialization, (*self.left_out, *more))
 
     def refuse_to_replace(self, output: AnyPath) -> None:
         """Make sure that an output is none of the ingredients, nor in one.
@@ -267,7 +272,7 @@ class Ingredients(Sequence[Ingredient]):
     def __getitem__(self, index: slice) -> "Ingredients": ...
     def __getitem__(self, index: int | slice) -> "Ingredient | Ingredients":
         if isinstance(index, slice):
-            return Ingredients(self._ingredients[index], self.directory, self._initialization)
+            return Ingredients(self._ingredients[index], self.directory, self._initialization, self.left_out)
         return self._ingredients[index]
 
     def __contains__(self, ingredient: object) -> bool:
@@ -288,18 +293,74 @@ def _count(value: Any) -> int:
     return value if type(value) is int else 0
 
 
-def _described(path: AnyPath) -> Ingredient:
-    return Ingredient.from_record(path) if records.is_record(path) else Ingredient.from_checkpoint(path)
+def find_ingredients(
+    source: "str | os.PathLike[str] | AnyPath | Iterable[str | os.PathLike[str] | AnyPath] | Ingredients",
+    initialization: str | os.PathLike[str] | AnyPath | None = None,
+) -> Ingredients:
+    """Find ingredients as :meth:`Ingredients.load` does, and leave it to the caller what to do about bad ones.
+
+    Args:
+        source: See :meth:`Ingredients.load`.
+        initialization: See :meth:`Ingredients.load`.
+
+    Returns:
+        Those that could be read, perhaps none; the others are in ``left_out``.
+
+    Raises:
+        ValueError: Nothing was found.
+        FileNotFoundError: ``initialization`` does not exist.
+    """
+    if initialization is not None:
+        given = any_path(initialization, "initialization")
+        if not (given.is_file() or is_folder(given)):
+            raise FileNotFoundError(f"There is no initialization at {str(initialization)!r}.")
+    if isinstance(source, Ingredients):
+        if initialization is None:
+            return source
+        return Ingredients(source, source.directory, initialization, source.left_out)
+    if isinstance(source, (str, os.PathLike, UPath)):
+        for _ in range(_LISTINGS):  # a run that still trains may put a better one in the place of one just listed
+            directory, paths = find(str(source))
+            found, left_out, gone = _read_all(paths, may_go=True)
+            if not gone:
+                break
+    else:
+        if not isinstance(source, Iterable):
+            raise ValueError(f"`ingredients` must be a path, a glob or a list of paths, got {source!r}.")
+        paths = [any_path(path, "ingredients") for path in source]
+        if not paths:
+            raise ValueError("The list of ingredients is empty: give at least one checkpoint.")
+        directory = common_folder(paths)
+        found, left_out, _ = _read_all(paths, may_go=False)
+    return Ingredients(found, directory, initialization, left_out)
 
 
-def _unless_gone(path: AnyPath) -> Ingredient | None:
-    """Describe what a listing found; None when it has been deleted since, its record first."""
-    try:
-        return _described(path)
-    except (ValueError, FileNotFoundError):
-        if not has_gone(path):
-            raise
-    return None
+def _read_all(paths: Iterable[AnyPath], may_go: bool) -> tuple[list[Ingredient], list[LeftOut], bool]:
+    """Describe ingredients.
+
+    Args:
+        paths: Of records and checkpoints.
+        may_go: Whether one that was there a moment ago may be gone, its record first.
+
+    Returns:
+        Those that can be read, the others, and whether one has gone.
+    """
+    found: dict[str, Ingredient] = {}
+    left_out: list[LeftOut] = []
+    gone = False
+    for path in dict.fromkeys(paths):  # what is listed twice by one name is there once
+        try:
+            one = Ingredient.from_record(path) if records.is_record(path) else Ingredient.from_checkpoint(path)
+        except Exception as error:  # whatever is wrong with one file, the others may be all right
+            if may_go and has_gone(path):
+                gone = True
+            else:
+                left_out.append(LeftOut(path, path.parent.name or ".", reason_of(error)))
+            continue
+        first = found.setdefault(str(one.path.resolve()), one)
+        if first is not one:
+            left_out.append(LeftOut(path, one.run, f"it is the same file as {str(first.path)!r}", is_copy=True))
+    return list(found.values()), left_out, gone
 
 
 def run_names(ingredients: Iterable[Ingredient]) -> dict[Ingredient, str]:

@@ -3,7 +3,8 @@
 import math
 from typing import Any
 
-from lightning_soups.ingredients import Ingredient, Ingredients
+from lightning_soups.bad_ingredients import settle
+from lightning_soups.ingredients import Ingredient, Ingredients, find_ingredients
 from lightning_soups.where import Condition
 
 
@@ -33,16 +34,17 @@ def list_ingredients(
         top: How many to list at most.
 
     Returns:
-        All that were found, and those to list.
+        All that were found, with those that cannot be read in ``left_out``, and those to list.
 
     Raises:
-        ValueError: There are none, one cannot be read, ``where`` or ``sort`` cannot be understood or has a name that
+        ValueError: There are none, none can be read, ``where`` or ``sort`` cannot be understood or has a name that
             no ingredient knows, or ``top`` is not positive.
-        FileNotFoundError: A listed path does not exist.
     """
     if top is not None and top < 1:
         raise ValueError(f"`top` must be at least 1, got {top}.")
-    found = Ingredients.load(ingredients)
+    found = find_ingredients(ingredients)
+    if not found:
+        settle(found.left_out, "skip", left=0)
     selected = found if where is None else found.where(where)
     if sort is None:
         listed = selected.best_first()

@@ -141,19 +141,28 @@ def claim_folder(folder: AnyPath) -> bool:
     Returns:
         False when somebody has it already.
     """
+    if not isinstance(folder, Path):
+        return not fresh(folder).exists() and claim_object(folder / ".claimed", b"\n")
     try:
-        if isinstance(folder, Path):
-            make_folder(folder.parent)
-            folder.mkdir()
-            sync_folder(folder.parent)
-        else:
-            if fresh(folder).exists():
-                return False
-            marker = folder / ".claimed"
-            if not is_object_store(marker):
-                marker.parent.mkdir(parents=True, exist_ok=True)
-            with folder.fs.open(marker.path, "xb") as file:
-                file.write(b"\n")
+        make_folder(folder.parent)
+        folder.mkdir()
+        sync_folder(folder.parent)
+    except FileExistsError:
+        return False
+    return True
+
+
+def claim_object(url: UPath, content: bytes) -> bool:
+    """Create an object that must not exist yet.
+
+    Returns:
+        False when it does.
+    """
+    try:
+        if not is_object_store(url):
+            url.parent.mkdir(parents=True, exist_ok=True)
+        with url.fs.open(url.path, "xb") as file:
+            file.write(content)
     except FileExistsError:
         return False
     return True

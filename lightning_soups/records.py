@@ -99,13 +99,15 @@ def read_record(path: AnyPath) -> dict[str, Any]:
             f"The record {str(path)!r} has format {record['format']}; this version reads format {FORMAT}. Upgrade"
             " lightning-soups to read newer records."
         )
+    if not isinstance(record.get("sha256"), (str, type(None))):  # older records have none
+        raise ValueError(f"The record {str(path)!r} has no valid 'sha256': {record['sha256']!r}.")
     if not is_plain_name(record["checkpoint"]):
         raise ValueError(f"The record {str(path)!r} points outside its folder: {record['checkpoint']!r}.")
     if record["mode"] not in ("min", "max"):
         raise ValueError(f"The record {str(path)!r} has no valid 'mode': {record['mode']!r}.")
     for name, value in record["metrics"].items():
         if isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
-            raise ValueError(f"The record {str(path)!r} has no number as the metric {name!r}: {value!r}.")
+            raise ValueError(f"The record {str(path)!r} is not valid: {name!r} must be a number, got {value!r}.")
     return record
 
 

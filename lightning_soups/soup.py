@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_soups import outputs
 from lightning_soups.adapters import write_adapter
+from lightning_soups.bad_ingredients import LeftOut
 from lightning_soups.ingredients import Ingredient
 from lightning_soups.mixing import Mixer
 from lightning_soups.mixture import Mixture
@@ -38,6 +39,7 @@ class Soup:
         recipe: Name of the recipe's class.
         options: What the recipe was told.
         candidates: All the ingredients that the recipe could choose from.
+        left_out: Ingredients that could not be used, each with its path, run and the reason.
         caveats: Why the scores may not be exact, in words; empty when they are.
         path: Where the soup is saved; None while it is not.
         batch_norm: Which running statistics of BatchNorm layers it was scored with and is saved with: those of its
@@ -57,6 +59,7 @@ class Soup:
         recipe: str,
         options: Mapping[str, Any] | None = None,
         candidates: Iterable[Ingredient],
+        left_out: Iterable[LeftOut] = (),
         caveats: Iterable[str] = (),
         path: AnyPath | None = None,
         batch_norm: str | None = None,
@@ -71,6 +74,7 @@ class Soup:
         self.recipe = recipe
         self.options = dict(options or {})
         self.candidates = tuple(candidates)
+        self.left_out = tuple(left_out)
         self.caveats = tuple(caveats)
         self.path = path
         self.batch_norm = batch_norm
@@ -114,7 +118,8 @@ class Soup:
             mixer: What averages the ingredients; by default one that knows no module. Adapters need one that does.
 
         Raises:
-            ValueError: An ingredient has gone, changed or cannot be read; the path's suffix is none of a format;
+            BadIngredientError: An ingredient is not what was recorded any more, or holds NaN.
+            ValueError: An ingredient has gone or cannot be read; the path's suffix is none of a format;
                 something else is in the way; or the format cannot hold the weights.
         """
         outputs.check(path, module, submodule)
@@ -190,6 +195,10 @@ class Soup:
             recipe=provenance["recipe"],
             options=provenance["options"],
             candidates=candidates,
+            left_out=[
+                LeftOut(any_path(one["path"], "path"), one["run"], one["reason"], one["is_copy"])
+                for one in provenance.get("left_out", [])  # older soups have none
+            ],
             caveats=provenance["caveats"],
             path=path,
             batch_norm=provenance.get("batch_norm"),  # older soups have none, nor a selection
@@ -228,6 +237,7 @@ class Soup:
             "metrics": self.metrics,
             "candidates": [_entry(ingredient) for ingredient in self.candidates],
             "others": [_entry(ingredient) for ingredient in others],
+            "left_out": [{**one._asdict(), "path": str(one.path)} for one in self.left_out],
             "mixture": _plain_mixture(self.mixture, index),
             "trace": [
                 {**_fields(row), "mixture": _plain_question(row.mixture, index), "score": row.score.value}

@@ -7,6 +7,10 @@ from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
+from lightning_soups.bad_ingredients import BadIngredientError
+from lightning_soups.checking import ContentChecks, Stamp
+from lightning_soups.evaluation.admission import admit
+from lightning_soups.evaluation.agreement import damaged, found_by_any
 from lightning_soups.evaluation.kept_loop import KeptLoop
 from lightning_soups.evaluation.measurer import NoTestData
 from lightning_soups.evaluation.progress import RecipeProgress
@@ -29,11 +33,15 @@ class Chosen:
 
     Args:
         plan: The study's own.
+        questions: What it was asked, with the ingredients that were let in.
+        checked: How the files of these looked when they were checked.
         mode: The direction of the monitor, once it is known.
         caveats: Why held-out scores may not be exact.
     """
 
     plan: Any
+    questions: HeldOutQuestions
+    checked: Mapping[Ingredient, Stamp]
     mode: Mode | None
     caveats: tuple[str, ...]
 
@@ -54,12 +62,13 @@ class Choose:
 
     def __call__(self, loop: KeptLoop) -> Chosen:
         """Let the study choose."""
-        study, questions = self.study, self.questions.shared(loop.trainer.strategy)
-        mixer = questions.mixer(loop)
+        study = self.study
+        questions, mixer = admit(self.questions, loop, check_content=True)  # studies use all of them, and twice
         with questions.evaluator(loop, mixer, study.name, self.stem) as evaluator:
-            plan = ask(evaluator, study.choose, questions.ingredients)
-        caveats = [*evaluator.caveats, *_about_statistics(loop, mixer, questions.ingredients)]
-        return Chosen(plan, evaluator.mode, tuple(caveats))
+            plan = ask(evaluator, study.choose)
+        left_out = [f"Left out: {str(one.path)!r}: {one.reason}." for one in questions.ingredients.left_out]
+        caveats = [*left_out, *evaluator.caveats, *_about_statistics(loop, mixer, questions.ingredients)]
+        return Chosen(plan, questions, mixer.checks.checked, evaluator.mode, tuple(caveats))
 
 
 @dataclass(frozen=True)
@@ -74,10 +83,10 @@ class Measured:
     caveats: tuple[str, ...]
 
     @classmethod
-    def without_test_data(cls, study: Study, questions: HeldOutQuestions, chosen: Chosen) -> "Measured":
+    def without_test_data(cls, study: Study, chosen: Chosen) -> "Measured":
         """For a study that reports what it found on the held-out data."""
         assert chosen.mode is not None
-        measurer = NoTestData(questions.monitor, chosen.mode)
+        measurer = NoTestData(chosen.questions.monitor, chosen.mode)
         return cls(study.measure(chosen.plan, measurer), measurer.metric, measurer.mode, (), (), ())
 
 
@@ -87,22 +96,25 @@ class Measure:
 
     Args:
         study: What to study.
-        questions: Which ingredients.
         what: What to report.
         chosen: What was chosen on the held-out data.
     """
 
     study: Study
-    questions: HeldOutQuestions
     what: WhatToReport
     chosen: Chosen
 
     def __call__(self, loop: KeptLoop) -> Measured:
-        """Let the study measure."""
-        trainer = loop.trainer
-        questions = self.questions.shared(trainer.strategy)
-        mixer, ingredients = questions.mixer(loop), questions.ingredients
-        mixer.open_all(ingredients)
+        """Let the study measure.
+
+        Raises:
+            BadIngredientError: An ingredient was changed since the study chose.
+        """
+        trainer, questions = loop.trainer, self.chosen.questions
+        mixer = questions.mixer(loop, ContentChecks(self.chosen.checked, finite=not questions.takes_diverged))
+        ingredients = questions.ingredients
+        if bad := found_by_any(loop, mixer.open_all(ingredients)) or damaged(loop, mixer, ingredients):
+            raise BadIngredientError(bad)
         pin = trainer.strategy.root_device.type == "cuda"
         progress = RecipeProgress(trainer, self.study.name, 0)
         with progress, Staging(mixer, pin) as staging:
@@ -114,8 +126,9 @@ class Measure:
         return Measured(findings, *shown, caveats=tuple(loop.source.caveats))
 
 
-def result_of(study: Study, questions: HeldOutQuestions, chosen: Chosen, measured: Measured) -> StudyResult:
+def result_of(study: Study, chosen: Chosen, measured: Measured) -> StudyResult:
     """Put together what a study found and where it comes from."""
+    questions = chosen.questions
     findings = measured.findings
     return StudyResult(
         study=study.name,

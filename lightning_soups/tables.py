@@ -114,6 +114,8 @@ def trace_table(soup: Soup) -> Table:
         samples = str(sum(row.samples for row in singles))
         table.add_row(f"{len(singles)} single ingredients", f"{best} to {worst}", verdict, samples)
     for line in trace_lines(soup.trace)[len(singles) :]:
+        if line.question.is_left_out:
+            continue  # the reason takes more room than a table has
         table.add_row(*map(cell, line[1:]), style="green" if line.question.accepted else None)
     return table
 
@@ -129,6 +131,9 @@ def trace_lines(trace: Sequence[Question]) -> list[TraceLine]:
     lines = []
     kept: set[Ingredient] = set()
     for number, row in enumerate(trace):
+        if row.is_left_out:
+            lines.append(TraceLine(row, names[row.mixture.members[0]], "-", row.label, "-"))
+            continue
         if number < len(singles):
             asked, verdict = names[row.mixture.members[0]], "ranked as recorded" if row.cached else "ranked"
         else:

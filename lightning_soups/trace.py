@@ -1,9 +1,14 @@
 """The record of what a recipe asked."""
 
+import math
 from dataclasses import dataclass
 
+from lightning_soups.bad_ingredients import LeftOut
+from lightning_soups.ingredients import Ingredient
 from lightning_soups.mixture import Mixture
-from lightning_soups.score import Score
+from lightning_soups.score import Mode, Score
+
+_LEFT_OUT = "left out: "
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,22 @@ class Question:
     cached: bool
     early: bool = False
     label: str = ""
+
+    @property
+    def is_left_out(self) -> bool:
+        """Whether this is no question, but says which ingredient could not be used, and why."""
+        return self.label.startswith(_LEFT_OUT) and self.cached and math.isnan(self.score.value)
+
+
+def left_out_row(one: LeftOut, mode: Mode) -> Question:
+    """What a trace says of an ingredient that could not be used.
+
+    Args:
+        one: The ingredient.
+        mode: Of the other scores.
+    """
+    mixture = Mixture.uniform([Ingredient(one.path, one.run)])
+    return Question(mixture, Score(math.nan, mode), False, 0, 0, 0.0, cached=True, label=_LEFT_OUT + one.reason)
 
 
 def leading(best: Question | None, row: Question) -> Question | None:

@@ -13,6 +13,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_soups import outputs
 from lightning_soups.adapters import validate_adapters
+from lightning_soups.bad_ingredients import OnBadIngredient, settle, validate_on_bad_ingredient
 from lightning_soups.cooking import Cook, file_name
 from lightning_soups.evaluation.batch_norm_setup import BatchNormOptions
 from lightning_soups.evaluation.cache import validate_cache_batches
@@ -22,7 +23,7 @@ from lightning_soups.evaluation.module_state import unchanged
 from lightning_soups.evaluation.replay_measurer import WhatToReport
 from lightning_soups.evaluation.session import HeldOutQuestions, recorded_monitor
 from lightning_soups.files import check_writable
-from lightning_soups.ingredients import Ingredients
+from lightning_soups.ingredients import Ingredients, find_ingredients
 from lightning_soups.loggers import log_study
 from lightning_soups.other_name import refuse_other_name
 from lightning_soups.paths import any_path
@@ -59,6 +60,7 @@ class SoupTrainer(Trainer):
         batch_norm: Literal["average", "recalculate", "recalculate_final"] | None = None,
         batch_norm_batches: int = 50,
         adapters: Literal["updates", "factors"] = "updates",
+        on_bad_ingredient: Literal["error", "skip"] = "error",
     ) -> Soup:
         """Make one better model from recorded ingredients.
 
@@ -104,13 +106,19 @@ class SoupTrainer(Trainer):
             batch_norm_batches: How many training batches to compute them on.
             adapters: What is averaged when the ingredients are LoRA adapters: their ``updates`` of the base weights,
                 which is exact, or their ``factors`` one by one, as ordinary weights are, which is not.
+            on_bad_ingredient: What to do about ingredients that cannot be used: unreadable or changed since they were
+                recorded, NaN or infinite weights, another architecture, no finite recorded score, another
+                initialization where the recipe would not notice. ``error`` refuses to cook and lists them all;
+                ``skip`` leaves them out and says so, in the soup, too. Copies of another ingredient are always left
+                out.
 
         Returns:
             The soup, with its scores, its trace and the path it was saved to.
 
         Raises:
-            ValueError: There are no ingredients, or none of which ``where`` is true, one cannot be read safely, or
-                ``output`` cannot be written, has an unknown suffix, or is a folder that was not made for a soup.
+            BadIngredientError: Ingredients cannot be used, and ``on_bad_ingredient`` is ``error``, or none is left.
+            ValueError: There are no ingredients, or none of which ``where`` is true, or ``output`` cannot be written,
+                has an unknown suffix, or is a folder that was not made for a soup.
             MisconfigurationException: The ingredients do not fit the module, ``monitor`` is not logged, its ``mode``
                 is not known, an option is none of its choices, there is no held-out data, or running statistics cannot
                 be recalculated although ``batch_norm`` asks for it.
@@ -120,9 +128,10 @@ class SoupTrainer(Trainer):
         if not isinstance(recipe, Recipe):
             raise MisconfigurationException(f"`recipe` must be a Recipe such as GreedySoup(), got {recipe!r}.")
         options = BatchNormOptions(batch_norm, batch_norm_batches, train_dataloaders)
-        found = _select(Ingredients.load(ingredients, initialization), where)
+        policy = validate_on_bad_ingredient(on_bad_ingredient)
+        found = _select(find_ingredients(ingredients, initialization), where)
         questions = replace(
-            _questions(found, monitor, mode, early_rejection, weights),
+            _questions(found, monitor, mode, early_rejection, weights, policy, recipe.tests_each),
             batch_norm=options,
             adapters=validate_adapters(adapters),
         )
@@ -154,6 +163,7 @@ class SoupTrainer(Trainer):
         output: str | os.PathLike[str] | None = None,
         cache_batches: Literal["auto", "device", "host", "off"] = "auto",
         early_rejection: bool = True,
+        on_bad_ingredient: Literal["error", "skip"] = "error",
     ) -> StudyResult:
         """Find out whether, why and how far soups help on recorded ingredients.
 
@@ -190,13 +200,15 @@ class SoupTrainer(Trainer):
                 directory.
             cache_batches: Where batches are kept between passes, see ``cook``.
             early_rejection: Whether candidates that provably cannot win are rejected early, see ``cook``.
+            on_bad_ingredient: What to do about ingredients that cannot be used: ``error`` refuses them, ``skip`` leaves
+                them out, see ``cook``. All that they hold is checked before the study begins.
 
         Returns:
             The table, what it means, and where it comes from.
 
         Raises:
-            ValueError: There are no ingredients, or none of which ``where`` is true, one cannot be read safely, or
-                ``output`` cannot be written.
+            BadIngredientError: Ingredients cannot be used, and ``on_bad_ingredient`` is ``error``, or none is left.
+            ValueError: There are no ingredients, or none of which ``where`` is true, or ``output`` cannot be written.
             MisconfigurationException: See ``cook``; or ``metric`` is not logged for each test dataloader, or names do
                 not fit.
         """
@@ -204,8 +216,11 @@ class SoupTrainer(Trainer):
         module = self._module(model, "study")
         if not isinstance(study, Study):
             raise MisconfigurationException(f"`study` must be a Study such as Interpolation(), got {study!r}.")
-        found = _select(Ingredients.load(ingredients, initialization), where)
-        questions = _questions(found, monitor, mode, early_rejection, weights)
+        policy = validate_on_bad_ingredient(on_bad_ingredient)
+        found = _select(find_ingredients(ingredients, initialization), where)
+        questions = replace(
+            _questions(found, monitor, mode, early_rejection, weights, policy), takes_diverged=study.takes_diverged
+        )
         default = found.directory / "studies" / file_name(study)
         stem = default if output is None else any_path(output, "output")
         check_writable(stem, "output")
@@ -215,15 +230,15 @@ class SoupTrainer(Trainer):
             chosen = self._inside("validate", choose, cache_batches, module, dataloaders, datamodule)
         with unchanged(module):  # adapters need the weights that it came with, for both
             if not study.uses_test_data:
-                measured = Measured.without_test_data(study, questions, chosen)
+                measured = Measured.without_test_data(study, chosen)
             else:
                 if test_dataloaders is not None:
                     datamodule = None
                 elif isinstance(dataloaders, LightningDataModule):
                     datamodule = dataloaders
-                measure = Measure(study, questions, what, chosen)
+                measure = Measure(study, what, chosen)
                 measured = self._inside("test", measure, cache_batches, module, test_dataloaders, datamodule)
-        result = result_of(study, questions, chosen, measured)
+        result = result_of(study, chosen, measured)
         if self.is_global_zero:
             save(study, result, stem)
             forget_journal(stem)
@@ -261,7 +276,7 @@ class SoupTrainer(Trainer):
 
 
 def _select(found: Ingredients, where: str | None) -> Ingredients:
-    if where is None:
+    if where is None or not found:
         return found
     selected = found.where(where)
     left_out = [ingredient.name for ingredient in found if ingredient not in selected]
@@ -274,17 +289,28 @@ def _select(found: Ingredients, where: str | None) -> Ingredients:
 
 
 def _questions(
-    found: Ingredients, monitor: str | None, mode: str | None, early_rejection: bool, weights: WeightNames | None
+    found: Ingredients,
+    monitor: str | None,
+    mode: str | None,
+    early_rejection: bool,
+    weights: WeightNames | None,
+    on_bad_ingredient: OnBadIngredient,
+    tests_each: bool = True,
 ) -> HeldOutQuestions:
     if not found:
+        settle(found.left_out, on_bad_ingredient, left=0)
         raise ValueError("There are no ingredients to cook with.")
-    _warn_about_initializations(found)
+    if on_bad_ingredient == "error" and tests_each:
+        _warn_about_initializations(found)
     return HeldOutQuestions(
         ingredients=found,
         monitor=monitor if monitor is not None else recorded_monitor(found),
         mode=_mode(mode),
         early_rejection=early_rejection,
         selection=weights or WeightNames(),
+        on_bad_ingredient=on_bad_ingredient,
+        tests_each=tests_each,
+        monitor_of_most=monitor is None,
     )
 
 

@@ -104,5 +104,5 @@ def _hint(number: int, path: AnyPath) -> str:
 def _free(folder: Path) -> str:
     for one in (folder, *folder.parents):
         with suppress(OSError):
-            return f"{shutil.disk_usage(one).free / 1e9:.3f} GB free"
+            return f"{shutil.disk_usage(one).free / 1e6:.1f} MB free"
     return "unknown space"

@@ -57,6 +57,7 @@ def _strike_while_others_wait() -> None:
     if distributed.get_rank() == int(os.environ["WAITING"]):
         threading.Timer(0.5, strike, ["collective"]).start()
         time.sleep(LONG)
+    threading.Timer(0.5, strike, ["inside"]).start()
     distributed.barrier()
 
 
@@ -85,28 +86,30 @@ def one_after_another(folder: Path, output: Path) -> None:
     faults = [
         ("step:1:raise", ""),
         ("hook:0:raise", ""),
-        ("recipe:0:raise", "BUSY"),
-        ("recipe:1:raise", "BUSY"),
+        ("recipe:0:raise", "BUSY="),
+        ("recipe:1:raise", "BUSY="),
         ("read:1:raise", ""),
         ("save:0:full", ""),
         ("save:0:kill", ""),
         ("step:0:kill", ""),
-        ("recipe:1:kill", "BUSY"),
-        ("recipe:0:term", "BUSY"),
+        ("recipe:1:kill", "BUSY="),
+        ("recipe:0:term", "BUSY="),
         ("step:1:term", ""),
-        ("collective:0:kill", "WAITING"),
-        ("collective:1:kill", "WAITING"),
+        ("collective:0:kill", "WAITING=0"),
+        ("collective:1:kill", "WAITING=1"),
+        ("inside:1:term", "WAITING=0"),
     ]
     for fault, others in faults:
         os.environ["FAULT"] = fault
-        if others:
-            os.environ[others] = fault.split(":")[1]
+        name, _, value = others.partition("=")
+        if name:
+            os.environ[name] = value
         try:
             cook("ddp_fork", folder, output)
             came_back = "nothing"
         except Exception as error:
             came_back = f"{type(error).__name__}: {error}"
-        os.environ.pop(others, None)
+        os.environ.pop(name, None)
         print(json.dumps([fault, came_back, output.exists()]), flush=True)
     del os.environ["FAULT"]
     print(json.dumps(cook("ddp_fork", folder, output)), flush=True)
@@ -117,7 +120,8 @@ def twice(folder: Path, output: Path) -> None:
     for number in (1, 2):
         cook("ddp", folder, output.with_name(f"{number}.ckpt"))
         names = sorted(thread.name for thread in threading.enumerate() if "lightning-soups" in thread.name)
-        print(json.dumps(names), flush=True)
+        sys.stdout.write(json.dumps(names) + "\n")  # in one piece, of two processes
+        sys.stdout.flush()
 
 
 def caught(folder: Path, output: Path) -> NoReturn:

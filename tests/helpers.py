@@ -1,7 +1,9 @@
 """Small real modules and an independent reference for the greedy recipe."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +13,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_soups import Ingredient, Soup, SoupCallback
+from lightning_soups.content import content_hash
 
 FEATURES, CLASSES = 6, 3
+shards_on_cpu = pytest.mark.skipif(
+    not hasattr(torch.cpu.Stream, "record_event"), reason="torch 2.6 has fully_shard for accelerators only"
+)
 
 
 def blobs(samples: int, seed: int, noise: float = 1.6) -> TensorDataset:
@@ -98,6 +104,13 @@ def record(
         torch.manual_seed(100 + number)
         callback = SoupCallback(directory, monitor, mode=mode, run=f"run-{number:02d}")
         trainer(callbacks=[callback]).fit(module, datamodule=datamodule or Blobs())
+
+
+def resave(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Save a recorded checkpoint again, and say so in its record, as if it had been recorded like this."""
+    torch.save(checkpoint, path)
+    record = path.with_suffix(".json")
+    record.write_text(json.dumps({**json.loads(record.read_text()), "sha256": content_hash(path)}))
 
 
 def reference_greedy(

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from functools import cache, wraps
 from pathlib import Path
 from textwrap import dedent
+from types import ModuleType
 from typing import ParamSpec
 
 import pytest
@@ -25,8 +26,6 @@ import lightning_soups
 ROOT = Path(lightning_soups.__file__).parent
 OURS = {*vars(ABC), "_loop", "_soup", "_quoted_"}
 _Function = (ast.FunctionDef, ast.AsyncFunctionDef)
-
-
 GUARDED: set[str] = set()
 _P = ParamSpec("_P")
 
@@ -60,10 +59,11 @@ def private_names() -> dict[str, list[str]]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for name in foreign_in(tree) - OURS:
             found[name].add(path.relative_to(ROOT).as_posix())
-    for module in pkgutil.walk_packages(lightning_soups.__path__, "lightning_soups."):
-        if not module.name.endswith("__main__"):
-            for name in _redefined_in(module.name) - OURS:
-                found[name].add(module.name.partition(".")[2].replace(".", "/") + ".py")
+    for info in pkgutil.walk_packages(lightning_soups.__path__, "lightning_soups."):
+        if not info.name.endswith("__main__"):
+            module = importlib.import_module(info.name)
+            for name in _redefined_in(module) - OURS:
+                found[name].add(Path(str(module.__file__)).relative_to(ROOT).as_posix())
     return {name: sorted(files) for name, files in sorted(found.items())}
 
 
@@ -92,7 +92,7 @@ def _used_by(node: ast.AST) -> Iterator[tuple[str, bool]]:
             names = [_private_module(node.value) if len(parts) > 1 else node.value]
     of_parent = isinstance(node, ast.Attribute) and ast.unparse(node.value) == "super()"
     for name in names:
-        if _is_private(name) or (name and "." in name):
+        if _is_private(name) or "." in name:
             yield name, imported or of_parent
 
 
@@ -113,10 +113,9 @@ def _set_on_self(tree: ast.AST) -> Iterator[str]:
             yield node.attr
 
 
-def _redefined_in(module: str) -> set[str]:
+def _redefined_in(module: ModuleType) -> set[str]:
     """What classes of ours define or set although a class of another package that they extend does so, too."""
-    classes = vars(importlib.import_module(module)).values()
-    ours = [one for one in classes if inspect.isclass(one) and one.__module__ == module]
+    ours = [one for one in vars(module).values() if inspect.isclass(one) and one.__module__ == module.__name__]
     return {name for cls in ours for name in _of_class(cls) & _of_foreign_parents(cls) if _is_private(name)}
 
 

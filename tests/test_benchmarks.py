@@ -108,3 +108,13 @@ def test_batch_norm_at_its_smallest(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert len(soups) == 6
     assert soups["uniform, average"]["statistics"] is None
     assert soups["uniform, recalculate"]["score"] >= soups["uniform, average"]["score"]
+
+
+def test_checks_are_measured_against_none(load: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    checks = load("checks")
+    checks.WIDTH = 8
+    checks.main(megabytes=1e-3, checkpoints=2, samples=8, repeats=1, output=tmp_path / "checks.json")
+    report = json.loads((tmp_path / "checks.json").read_text())
+    for recipe in ("GreedySoup", "UniformSoup"):
+        assert len(report[recipe]["wall"]["seconds_with"]) == 1
+        assert report[recipe]["processor"]["ratio_of_fastest"] > 0

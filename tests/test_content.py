@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from lightning_soups import Ingredients
-from lightning_soups.content import ContentHashes, content_hash
+from lightning_soups.checking import ContentChecks
+from lightning_soups.content import content_hash
 from tests.helpers import record
 
 
@@ -54,4 +55,10 @@ def test_what_was_not_recorded_is_hashed(tmp_path: Path) -> None:
         torch.manual_seed(seed)
         torch.save({"w": torch.randn(3)}, tmp_path / f"{seed}.pt")
     found = Ingredients.load(f"{tmp_path}/*.pt")
-    assert [*map(ContentHashes(), found)] == [hashlib.sha256(Path(one.path).read_bytes()).hexdigest() for one in found]
+    checks = ContentChecks()
+    hashes = [hashlib.sha256(Path(one.path).read_bytes()).hexdigest() for one in found]
+    assert [*map(checks.content, found)] == hashes
+    checks.opened(found[0])
+    assert checks.content(found[0]) == hashes[0]
+    torch.save({"w": torch.ones(4)}, found[0].path)
+    assert checks.content(found[0]) != hashes[0], "an answer about what was opened would be taken for one about this"

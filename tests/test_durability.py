@@ -175,7 +175,7 @@ def write_again(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
 def check_error(child: Child) -> None:
     kind, text, shown = child.error
     assert kind == "WriteError", shown
-    assert re.match(r"'.*' cannot be written: No space left on device\. There is .* GB free.*Make room", text), text
+    assert re.match(r"'.*' cannot be written: No space left on device\. There is .* MB free.*Make room", text), text
     assert "During handling of" not in shown
     assert "direct cause" not in shown
 

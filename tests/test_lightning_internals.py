@@ -215,7 +215,7 @@ def test_what_the_metadata_of_distributed_checkpoints_is_made_of(tmp_path: Path)
     assert hasattr(torch.serialization, "_get_layout")
     assert Path.__module__ == ("pathlib._local" if sys.version_info[:2] == (3, 13) else "pathlib")
     state = {"weight": torch.ones(2, 3), "half": torch.ones(2, dtype=torch.bfloat16), "step": 3}
-    distributed_checkpoint.save(state, checkpoint_id=tmp_path / "saved", no_dist=True)
+    distributed_checkpoint.save(state, checkpoint_id=tmp_path / "saved")
     assert {stored.keys for stored in read_metadata(tmp_path / "saved")} == {("weight",), ("half",)}
 
 

@@ -4,6 +4,8 @@ import os
 import random
 import re
 import signal
+import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +21,7 @@ from lightning_soups.local_copies import LocalCopies
 from lightning_soups.report import write_report
 from lightning_soups.run_folder import withdraw
 from lightning_soups.weights import fingerprint, read_checkpoint
+from lightning_soups.weights.pages import MappedPages
 from tests.helpers import Blobs, Classifier, record, trainer
 
 WRITERS, EPOCHS = 32, 3  # a long run takes more epochs
@@ -318,3 +321,41 @@ def test_a_copy_that_is_asked_for_at_this_moment_makes_no_room(tmp_path: Path) -
     assert (entry / "name").exists()
     other.keep("b", "1", "name", 10, lambda path: path.write_bytes(b"y" * 10))
     assert not entry.exists()
+
+
+def test_pages_of_a_file_that_has_gone_are_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_soups.weights.pages._SMALL", 0)
+    path = tmp_path / "a.ckpt"
+    torch.save({"state_dict": {"a": torch.ones(10_000)}}, path)
+    weights = read_checkpoint(path)["state_dict"]
+    path.unlink()
+    pages = MappedPages([path])
+    assert len(pages._mappings) == (sys.platform == "linux")
+    pages.release(weights["a"])
+    assert weights["a"].sum() == 10_000
+
+
+def test_processes_that_list_at_different_moments_cook_with_the_same_ingredients(tmp_path: Path) -> None:
+    """Under the strategy ``ddp`` each process runs the script and looks for itself; the second one looks too early."""
+    record(tmp_path, [0.1, 0.3, 0.6])
+    (tmp_path / "cook.py").write_text(
+        """
+import os, sys
+from lightning_soups import Ingredients, SoupTrainer
+from tests.helpers import Blobs, Classifier, trainer
+
+found = Ingredients.load(sys.argv[1])
+early = os.environ.get("LOCAL_RANK") == "1"
+cooking = trainer(SoupTrainer, devices=2, strategy="ddp")
+soup = cooking.cook(Classifier(), datamodule=Blobs(), ingredients=found[:2] if early else found)
+with open(f"{sys.argv[1]}/{cooking.global_rank}", "w") as file:
+    file.write(repr([row.mixture for row in soup.trace]))
+"""
+    )
+    command = [sys.executable, str(tmp_path / "cook.py"), str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    process = subprocess.run(command, env=environment, timeout=300, capture_output=True)
+    assert process.returncode == 0, process.stderr.decode()
+    told = [(tmp_path / rank).read_text() for rank in "01"]
+    assert told[0] == told[1]
+    assert "run-02" in told[0]

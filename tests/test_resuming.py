@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,10 @@ import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from upath import UPath
 
 from lightning_soups import GreedySoup, Ingredients, LearnedSoup, PrunedSoup, Recipe, Soup, SoupTrainer, UniformSoup
+from lightning_soups.lease import own_lease
 from lightning_soups.lock import sole_writer
 from lightning_soups.studies import NumberOfModels
 from lightning_soups.weights import read_checkpoint
@@ -239,6 +244,26 @@ def test_of_two_cooks_with_one_output_the_second_is_told(tmp_path: Path) -> None
     soup, _ = cook(tmp_path, output="new/soup.ckpt")
     assert soup.path == output
     assert [path.name for path in output.parent.iterdir()] == ["soup.ckpt"]
+
+
+def test_of_two_cooks_with_one_output_at_a_url_the_second_is_told(tmp_path: Path) -> None:
+    MemoryFileSystem.store.clear()
+    record("memory://soups", LRS[:2])
+    output = UPath("memory://soups/soup.ckpt")
+    with sole_writer(output), pytest.raises(ValueError, match=f"cooked at this moment, by process {os.getpid()} on"):
+        cook("memory://soups")
+    lock = output.with_name(".soup.ckpt.lock")
+    assert not lock.exists()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for lease in (own_lease() | {"pid": dead.pid}, own_lease() | {"machine": "elsewhere", "seen": 1.0}, "no lease"):
+        lock.write_text(json.dumps(lease))
+        soup, _ = cook("memory://soups")
+        assert soup.path == output
+        assert not lock.exists()
+    lock.write_text(json.dumps(own_lease() | {"machine": "elsewhere boot 1"}))
+    with pytest.raises(ValueError, match="on elsewhere"):
+        cook("memory://soups")
 
 
 def test_rejections_that_were_taken_back_stay_so(tmp_path: Path) -> None:

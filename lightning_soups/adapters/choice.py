@@ -1,7 +1,9 @@
 """Whether ingredients are adapters, and how to average them."""
 
 import re
-from typing import Literal, get_args
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import Any, Literal, get_args
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
@@ -9,8 +11,9 @@ from lightning.pytorch.strategies import Strategy
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_soups.adapters.adapted import AdaptedModule
-from lightning_soups.ingredients import Ingredients
+from lightning_soups.ingredients import Ingredient, Ingredients
 from lightning_soups.opening import is_adapter, open_checkpoint
+from lightning_soups.paths import AnyPath
 from lightning_soups.weights.adapter_names import factor_name, other_method
 
 AdapterAverage = Literal["updates", "factors"]
@@ -42,12 +45,14 @@ def adapted_module(trainer: Trainer, ingredients: Ingredients, adapters: Adapter
         None when the ingredients are ordinary weights, or to be treated as such.
 
     Raises:
-        ValueError: An ingredient cannot be read safely, or is an adapter of another kind than plain LoRA.
+        ValueError: The ingredients are adapters of another kind than plain LoRA.
         MisconfigurationException: Adapters cannot be used with this module, strategy or choice.
     """
     folders = [one for one in ingredients if is_adapter(one.path)]
+    first, state_dict = _first_that_opens([one for one in ingredients if one not in folders])
+    if folders and 2 * len(folders) < len(ingredients) and not any(map(factor_name, state_dict)):
+        folders = []  # a few among checkpoints without any adapter, which they cannot be mixed with
     if not folders:
-        state_dict = open_checkpoint(ingredients[0].path).content["state_dict"]
         method = other_method(state_dict)
         if method is None and not any(map(factor_name, state_dict)):
             return None
@@ -60,7 +65,7 @@ def adapted_module(trainer: Trainer, ingredients: Ingredients, adapters: Adapter
             return None
         if method is not None:
             raise ValueError(
-                f"{str(ingredients[0].path)!r} has adapters of {method}. Only plain LoRA can be averaged by its"
+                f"{str(first)!r} has adapters of {method}. Only plain LoRA can be averaged by its"
                 " updates; adapters='factors' averages the parts of any adapter one by one, which is not exact."
             )
         _warn_about_scalings(ingredients)
@@ -75,6 +80,14 @@ def adapted_module(trainer: Trainer, ingredients: Ingredients, adapters: Adapter
             " them into. Use one device or DDP."
         )
     return AdaptedModule(trainer.lightning_module)
+
+
+def _first_that_opens(ingredients: Iterable[Ingredient]) -> tuple[AnyPath | None, Mapping[str, Any]]:
+    """The tensors of the first ingredient that can be read, which the others are judged with; perhaps none."""
+    for one in ingredients:
+        with suppress(ValueError, OSError):
+            return one.path, open_checkpoint(one.path).content["state_dict"]
+    return None, {}
 
 
 def _warn_about_scalings(ingredients: Ingredients) -> None:

@@ -50,6 +50,11 @@ class AdapterUpdates(Mapping[str, Any]):
             return update(self.factors[name], weight.transposed)
         return torch.zeros(weight.base.shape, dtype=torch.float64)
 
+    def in_the_file(self) -> dict[str, Any]:
+        """All that was read, which takes no computing: two factors and a scaling a layer, and the other tensors."""
+        parts = {name: {"A": own.a, "B": own.b, "scaling": own.scaling} for name, own in self.factors.items()}
+        return {**{f"{name}.{key}": value for name, own in parts.items() for key, value in own.items()}, **self.others}
+
     def __iter__(self) -> Iterator[str]:
         yield from self._weights
         yield from self.others

@@ -14,8 +14,9 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule, LightningModule
 
+from lightning_soups.bad_ingredients import BadIngredientError, LeftOut, reason_of
 from lightning_soups.command_line.named_classes import NamedImports, check_name
-from lightning_soups.ingredients import Ingredient
+from lightning_soups.ingredients import Ingredient, Ingredients
 from lightning_soups.opening import is_adapter, open_checkpoint
 from lightning_soups.other_name import refuse_other_name
 from lightning_soups.paths import AnyPath
@@ -124,6 +125,26 @@ class FirstIngredient:
             f"The first ingredient, {str(self.path)!r}, does not say of which class it is a checkpoint (LightningCLI"
             f" saves it when it is given as --model). Pass --model my_module.MyModel; {held if arguments else none}."
         )
+
+
+def first_that_opens(ingredients: Ingredients, folders: Sequence[Path], imports: NamedImports) -> FirstIngredient:
+    """The first ingredient that can be read: cooking says what is wrong with those before it.
+
+    Args:
+        ingredients: In their order.
+        folders: See :class:`FirstIngredient`.
+        imports: See :class:`FirstIngredient`.
+
+    Raises:
+        BadIngredientError: None can be read.
+    """
+    bad = []
+    for ingredient in ingredients:
+        try:
+            return FirstIngredient(ingredient, folders, imports)
+        except (ValueError, OSError) as error:
+            bad.append(LeftOut(ingredient.path, ingredient.run, reason_of(error)))
+    raise BadIngredientError(bad, all_of_them=True)
 
 
 def accepted_arguments(path: Path, class_path: str) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from lightning_soups.command_line.showing import show_left_out
 from lightning_soups.ingredients import Ingredient, Ingredients
 from lightning_soups.listing import list_ingredients
 from lightning_soups.tables import cell, ingredients_table, make_console
@@ -56,6 +57,7 @@ def _print_table(found: Ingredients, listed: Sequence[Ingredient], mentioned: Se
     console.print(cell(f"{which} ingredients in {found.directory}"), style="bold", soft_wrap=True)
     if listed:
         console.print(ingredients_table(listed, "", metrics=metrics))
+    show_left_out(found.left_out)
 
 
 def _print_json(listed: Sequence[Ingredient]) -> None:

@@ -1,8 +1,11 @@
 """What ``cook`` and ``study`` print."""
 
+from collections.abc import Sequence
+
 from lightning_utilities.core.rank_zero import rank_zero_only
 from rich.text import Text
 
+from lightning_soups.bad_ingredients import LeftOut
 from lightning_soups.soup import Soup
 from lightning_soups.studies import StudyResult
 from lightning_soups.tables import cell, ingredients_table, make_console, show_score, study_table, trace_table
@@ -29,6 +32,16 @@ def show_study(result: StudyResult) -> None:
     console.print(cell(f"Saved to {result.path.with_suffix('')} ({', '.join(written)})"), soft_wrap=True)
 
 
+def show_left_out(left_out: Sequence[LeftOut]) -> None:
+    """Print which ingredients could not be used, and why; nothing when there are none."""
+    console = make_console()
+    if left_out:
+        console.print(f"Left out: {len(left_out)}", style="bold")
+        for one in left_out:
+            console.print(f"• {one.path}: {one.reason}", markup=False, soft_wrap=True)
+        console.print("")
+
+
 @rank_zero_only
 def show_soup(soup: Soup) -> None:
     """Print what a recipe asked, and what the soup is made of."""
@@ -39,6 +52,7 @@ def show_soup(soup: Soup) -> None:
         title = f"What the soup is mixed of: {len(soup.ingredients)} members"
         layers = ", and other coefficients in some layers" if soup.mixture.layers else ""
         console.print(ingredients_table(soup.ingredients, title + layers, soup.mixture), "")
+    show_left_out(soup.left_out)
     initialization = " and the initialization" if len(chosen) < len(soup.ingredients) else ""
     console.print(
         cell(f"{soup.recipe}: {len(chosen)} of {len(soup.candidates)} ingredients{initialization}, {soup.monitor} "),

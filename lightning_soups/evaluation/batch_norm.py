@@ -58,6 +58,11 @@ class RunningStatistics:
         """What the training batches are, once they have been read."""
         return self._batches.digest
 
+    @property
+    def names(self) -> list[str]:
+        """The layers' names."""
+        return list(self._layers)
+
     @staticmethod
     def concern(mixture: Mixture) -> bool:
         """Whether a mixture needs statistics of its own; an ingredient as it is has those that were recorded."""

@@ -1,6 +1,6 @@
 """What to do about BatchNorm: what the user says, what there is, and whether it works."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -79,7 +79,7 @@ def set_up(
         return None
     module = loop.trainer.lightning_module
     layers = tracking_layers(module)
-    changing = differing(layers, map(mixer.state_dict, _to_mix(ingredients))) if layers else []
+    changing = _changing(layers, mixer, ingredients)
     if not changing:
         if options.batch_norm is not None:
             why = "it has no BatchNorm layers that keep any"
@@ -123,6 +123,17 @@ def set_up(
             f"`validation_step` does not use these BatchNorm layers, whose statistics are averaged: {found.unused}."
         )
     return found
+
+
+def same_layers(statistics: RunningStatistics | None, loop: KeptLoop, mixer: Mixer, ingredients: Ingredients) -> bool:
+    """Whether :func:`set_up` would recalculate the same layers' statistics for fewer ingredients."""
+    if statistics is None:
+        return True
+    return _changing(tracking_layers(loop.trainer.lightning_module), mixer, ingredients) == statistics.names
+
+
+def _changing(layers: Mapping[str, Any], mixer: Mixer, ingredients: Ingredients) -> list[str]:
+    return differing(layers, map(mixer.names_and_shapes, _to_mix(ingredients))) if layers else []
 
 
 def _to_mix(ingredients: Ingredients) -> Iterator[Ingredient]:

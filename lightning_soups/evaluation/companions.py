@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import selectors
+import signal
 import socket
 import threading
 import time
@@ -49,7 +50,7 @@ class Companions:
         count: How many processes there are.
         host: Where all reach rank zero.
         broadcast: Gives everyone the value that rank zero passes.
-        on_failure: Called once, in the thread, when another process has failed or died.
+        on_failure: Called once, in the thread, when a process has failed or died, or this one is asked to end.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Companions:
         self._rank = rank
         self._on_failure = on_failure
         self._leaving, self._left = socket.socketpair()
+        self._leaving.setblocking(False)
         self._connections = (
             _await_others(host, count, broadcast) if rank == 0 else _connect(rank, host, *broadcast(None))
         )
@@ -70,6 +72,13 @@ class Companions:
         _OPEN.add(self)
         self._thread = threading.Thread(target=self._watch, name="lightning-soups-companions", daemon=True)
         self._thread.start()
+
+    def fileno(self) -> int:
+        """Where numbers of signals can be written, for :func:`signal.set_wakeup_fd`; SIGTERM and SIGINT are heeded.
+
+        Their Python handlers wait for as long as the main thread is inside a collective.
+        """
+        return self._leaving.fileno()
 
     def leave(self, error: BaseException | None) -> None:
         """Say how this process's part of the job ended, and stop watching."""
@@ -94,13 +103,17 @@ class Companions:
                 for key, _ in selector.select():
                     rank = key.data
                     if rank is None:
-                        return
-                    more = _received(self._connections[rank])
-                    received[rank] += more
-                    if more and b"\n" not in received[rank] and len(received[rank]) < _LONGEST:
-                        continue
-                    selector.unregister(key.fileobj)  # there is one message, which is the last
-                    failure = _read(received[rank], rank)
+                        signals = _received(self._left)
+                        if not signals:
+                            return
+                        failure = _asked_to_end(signals, self._rank)
+                    else:
+                        more = _received(self._connections[rank])
+                        received[rank] += more
+                        if more and b"\n" not in received[rank] and len(received[rank]) < _LONGEST:
+                            continue
+                        selector.unregister(key.fileobj)  # there is one message, which is the last
+                        failure = _read(received[rank], rank)
                     if failure is not None:
                         self._tell(failure, but=rank)
                         self._on_failure(failure)
@@ -173,6 +186,13 @@ def _read(message: bytes, rank: int) -> Failure | None:
         return None if found is None else Failure(**found)
     except (ValueError, TypeError):
         return Failure(rank, None)
+
+
+def _asked_to_end(signals: bytes, rank: int) -> Failure | None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if number in signals and signal.getsignal(number) not in (signal.SIG_IGN, signal.SIG_DFL):
+            return Failure(rank, f"asked to end by {number.name}")
+    return None
 
 
 def _close_copies() -> None:

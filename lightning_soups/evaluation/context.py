@@ -50,7 +50,7 @@ def data_context(loop: KeptLoop, statistics: RunningStatistics | None) -> dict[s
         loop: The kept loop, running.
         statistics: What recalculates BatchNorm's running statistics.
     """
-    training = [] if statistics is None else [f"{statistics.digest}{int(statistics.every)}"]
+    training = [] if statistics is None else [f"{statistics.digest} {statistics.every} {statistics.names}"]
     return {
         "the held-out data": _of_all(loop, loop.data_digests()),
         "the training data for BatchNorm": " ".join(training),

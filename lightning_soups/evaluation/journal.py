@@ -95,7 +95,8 @@ class Journal:
             context: What that is called, and texts that change with it. To know the held-out data it has to be read,
                 which a pass does anyway; so without an interrupted cook this is called with the first answer only.
         """
-        self._ask_context = context
+        self._ask_context, self._context = context, None
+        self._found, self._states, self.resumes = {}, {}, False
         if self.is_left:
             self._begin()
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics import Metric
 
+from lightning_soups.evaluation.sharded_module import local, wraps_flat_parameters
+
 _IMMUTABLE = (int, float, complex, str, bytes, bool, type(None))
 _LEFT_ALONE: tuple[type, ...] = (
     *(nn.Module, Trainer, LightningDataModule, DataLoader, Dataset, type),
@@ -62,7 +64,7 @@ class KeptAttributes:
         if type(value) in _IMMUTABLE or id(value) in self._seen:
             return
         if isinstance(value, Tensor):
-            if with_tensors and value.numel() <= _LARGE:
+            if with_tensors and value.numel() <= _LARGE and _has_memory(value):
                 self._put_back.append(partial(_fill, value, value.detach().clone()))
             return
         self._seen[id(value)] = value
@@ -81,6 +83,11 @@ class KeptAttributes:
     def _remember_all(self, values: Any) -> None:
         for value in values:
             self._remember(value, with_tensors=len(values) <= _MANY)
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    """Not so between steps for what ``FullyShardedDataParallel`` puts together in each; reading it would crash."""
+    return tensor.numel() == 0 or local(tensor).untyped_storage().nbytes() > 0
 
 
 def _set_attributes(owner: object, attributes: dict[str, Any]) -> None:
@@ -110,4 +117,4 @@ def _set_state(metric: Metric, state: dict[str, Any], updates: int) -> None:
 def _with_submodules(owners: Iterable[object]) -> Iterator[object]:
     for owner in owners:
         everything = owner.modules() if isinstance(owner, nn.Module) else [owner]
-        yield from (one for one in everything if not isinstance(one, Metric))
+        yield from (one for one in everything if not isinstance(one, Metric) and not wraps_flat_parameters(one))

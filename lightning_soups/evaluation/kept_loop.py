@@ -25,6 +25,8 @@ from lightning_soups.evaluation.kept_attributes import KeptAttributes
 from lightning_soups.evaluation.muted import muted
 from lightning_soups.evaluation.progress import RecipeProgress
 from lightning_soups.evaluation.regroup import Batches
+from lightning_soups.evaluation.resample import in_batches
+from lightning_soups.evaluation.sharded_module import is_sharded
 from lightning_soups.evaluation.together import together
 from lightning_soups.logged import Logged, logged_in_epoch, synced_in_every_batch
 
@@ -180,6 +182,7 @@ class KeptLoop(_EvaluationLoop):
         combined = self._combined_loader
         if combined is None:
             return
+        self._even_out(combined)
         self._compare_processes()
         if combined._mode == "sequential":
             limits = zip(combined.flattened, self._max_batches, strict=True)
@@ -294,6 +297,27 @@ class KeptLoop(_EvaluationLoop):
         everyone = strategy.all_gather(own).reshape(-1, len(own))
         self.common_batches = everyone.amin(dim=0).tolist()
         self._uneven = bool((everyone != own).any())
+        if self._uneven and is_sharded(strategy.model or self.trainer.lightning_module):
+            raise MisconfigurationException(
+                "The module's parameters are sharded, so each of its steps is a collective, but the processes have"
+                f" {everyone.int().tolist()} batches of their held-out dataloaders, so the last would wait forever."
+                " Give ordinary DataLoaders with a batch_size of 2 or more, without drop_last, or as many samples as"
+                " divide evenly among the processes."
+            )
+
+    def _even_out(self, combined: CombinedLoader) -> None:
+        """Let all processes have as many batches, where each step is a collective."""
+        strategy = self.trainer.strategy
+        if self.trainer.world_size == 1 or not is_sharded(strategy.model or self.trainer.lightning_module):
+            return
+        own = torch.tensor(self._max_batches, dtype=torch.float32, device=strategy.root_device)
+        most = strategy.all_gather(own).reshape(-1, len(own)).amax(dim=0).tolist()
+        loaders = combined.flattened
+        for index, count in enumerate(most):
+            if self._max_batches[index] != count:
+                loaders[index] = in_batches(loaders[index], int(count))
+                self._max_batches[index] = len(loaders[index])
+        combined.flattened = loaders
 
 
 def _rows(batch: Any) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torchmetrics import Metric
 
+from lightning_soups.evaluation.sharded_module import is_part, is_sharded, local, local_value, reshard
 from lightning_soups.weights.kinds import odd
 
 
@@ -19,25 +20,33 @@ def unchanged(module: LightningModule) -> Iterator[None]:
 
     What is restored: the values of all parameters and buffers, those outside the state dict included, their device
     and dtype, the state of torchmetrics metrics, and the train/eval mode of every submodule. The copy is kept on CPU:
-    one model's worth of memory. Parameters keep their identity, so optimizers and tied weights stay valid. Buffers that
+    one model's worth of memory, of a sharded module the part of this process. Parameters keep their identity, so
+    optimizers and tied weights stay valid. A module that is sharded in the block stays so, where it is. Buffers that
     are no plain arrays of numbers (sparse, quantized, packed) are not copied: they are set back if they were replaced.
 
     Args:
         module: The user's module.
     """
     device, dtype = module.device, module.dtype
-    values = {name: (tensor.device, _copy(tensor, "cpu")) for name, tensor in _tensors(module)}
+    values = {
+        name: (tensor.device, tensor.shape, _copy(local(tensor.detach()) if is_part(tensor) else tensor, "cpu"))
+        for name, tensor in _tensors(module)
+    }
     modes = {name: submodule.training for name, submodule in module.named_modules()}
     metrics = {name: (deepcopy(metric.metric_state), metric._update_count) for name, metric in _metrics(module)}
     try:
         yield
     finally:
-        if (module.device, module.dtype) != (device, dtype):
+        if (module.device, module.dtype) != (device, dtype) and not is_sharded(module):
             module.to(device=device, dtype=dtype)  # also resets what LightningModule reports as its device and dtype
         for name, tensor in _tensors(module):
             if name in values:  # configure_model may have added others
-                own_device, value = values[name]
-                _restore(module, name, tensor, own_device, value)
+                own_device, shape, value = values[name]
+                if is_part(tensor):
+                    with torch.no_grad():
+                        local(tensor).copy_(value if shape != value.shape else local_value(tensor, value))
+                else:
+                    _restore(module, name, tensor, own_device, value)
         for name, submodule in module.named_modules():
             submodule.training = modes.get(name, submodule.training)
         for name, metric in _metrics(module):
@@ -107,8 +116,10 @@ def _is_expanded(tensor: Tensor) -> bool:
 
 
 def _tensors(module: LightningModule) -> Iterator[tuple[str, Tensor]]:
+    reshard(module)
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        if not is_lazy(tensor):  # without a shape until the first batch, so without a value to come back to
+        # without a shape until the first batch, or without a value until it is sharded: nothing to come back to
+        if not is_lazy(tensor) and not tensor.is_meta:
             yield name, tensor
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,9 +11,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from lightning_soups.bad_ingredients import BadIngredientError, OnBadIngredient, settle
+from lightning_soups.evaluation.agreement import damaged
 from lightning_soups.evaluation.answer import Answer, Meter
 from lightning_soups.evaluation.batch_norm import RunningStatistics
-from lightning_soups.evaluation.batch_norm_setup import BatchNormOptions, set_up
+from lightning_soups.evaluation.batch_norm_setup import BatchNormOptions, same_layers, set_up
 from lightning_soups.evaluation.cache import caveats_about_changes
 from lightning_soups.evaluation.context import data_context
 from lightning_soups.evaluation.evaluator import Evaluator
@@ -28,6 +30,7 @@ from lightning_soups.evaluation.progress import RecipeProgress
 from lightning_soups.evaluation.recorded import agree, best_recorded_first, exact_scores
 from lightning_soups.evaluation.rejection import EarlyRejection
 from lightning_soups.evaluation.replay_learner import ReplayLearner
+from lightning_soups.evaluation.sharded_module import is_sharded
 from lightning_soups.evaluation.staging import Staging
 from lightning_soups.ingredients import INITIALIZATION, Ingredient, Ingredients
 from lightning_soups.logged import Logged
@@ -54,8 +57,10 @@ class ReplayEvaluator(Evaluator):
         journal: Keeps what is found out.
         context: What answers depend on besides the mixture, the data and the metric.
         batch_norm: What to do about running statistics; None averages them.
+        on_bad_ingredient: Whether to refuse ingredients whose content turns out to be damaged, or to leave them out.
 
     Attributes:
+        ingredients: What mixtures may be made of; fewer after some were left out.
         trace: What was asked, in order.
         caveats: Why scores may not be exact, in words for the user.
         on_answer: Called with every question that was answered, on every process; when set.
@@ -75,11 +80,15 @@ class ReplayEvaluator(Evaluator):
         journal: Journal,
         context: Mapping[str, str],
         batch_norm: BatchNormOptions | None = None,
+        on_bad_ingredient: OnBadIngredient = "error",
     ) -> None:
         self.trace: list[Question] = []
         self.caveats = list(loop.source.caveats)
         self.on_answer: Callable[[Question], None] | None = None
-        self._ingredients = ingredients
+        self.ingredients = ingredients
+        self._on_bad_ingredient = on_bad_ingredient
+        self._sound: set[Ingredient] = set()
+        self._told: dict[Mixture, Question] = {}
         self._loop = loop
         self._progress = progress
         self._monitor = Monitor(monitor, mode, loop.trainer.strategy)
@@ -92,20 +101,50 @@ class ReplayEvaluator(Evaluator):
         self._known = KnownAnswers(self._monitor, journal)
         self._incumbent: Score | None = None
         self._following: dict[Ingredient, Ingredient] = {}
-        self._expect(list(ingredients))
         loop.before_reading = staging.wait
+        self._batch_norm = batch_norm
         self._statistics: RunningStatistics | None = None
-        if batch_norm is not None:
-            self._statistics = set_up(batch_norm, loop, mixer, ingredients, self._write)
         asked = {"the monitor": f"{monitor} {mode}", "early rejection": str(early_rejection)}
-        journal.begin(lambda: {**context, **asked, **data_context(loop, self._statistics)})
-        self.caveats += journal.caveats
-        self._looked = journal.resumes  # two readings of the data gave the same
+        self._context = {**context, **asked}
+        self._looked = self._begun = False
 
     @property
     def mode(self) -> Mode | None:
         """The direction of the monitored metric; None while it is not known."""
         return self._monitor.mode
+
+    def begin(self) -> None:
+        """Get ready for questions; every process must call this first, and again after :meth:`leave_out`."""
+        self._expect(list(self.ingredients))
+        if self._begun:
+            return
+        if self._batch_norm is not None:
+            self._statistics = set_up(self._batch_norm, self._loop, self._mixer, self.ingredients, self._write)
+        self._journal.begin(lambda: {**self._context, **data_context(self._loop, self._statistics)})
+        self.caveats = list(dict.fromkeys([*self.caveats, *self._journal.caveats]))
+        self._looked |= self._journal.resumes  # two readings of the data gave the same
+        self._begun = True
+
+    def leave_out(self, error: BadIngredientError) -> None:
+        """Go on without ingredients that turned out to be damaged, before they were used; full answers stay.
+
+        Raises:
+            BadIngredientError: The policy is to refuse, none is left, or what is damaged is the initialization.
+        """
+        ingredients = self.ingredients.without(error.bad)
+        if len(self.ingredients) - len(ingredients) < len(error.bad):
+            raise error
+        settle(error.bad, self._on_bad_ingredient, len(ingredients))
+        self._told |= {row.mixture: row for row in self.trace if not row.cached}
+        self.trace = []
+        self._known.recorded.clear()
+        if self._batch_norm is not None and not same_layers(self._statistics, self._loop, self._mixer, ingredients):
+            self._begun = False  # what is left has the same statistics in more layers: other mixtures than before
+            for known in (self._known.full, self._known.below, self._told):
+                known.clear()
+        for one in set(self.ingredients) - set(ingredients):
+            self._mixer.close(one)
+        self.ingredients = ingredients
 
     def score(self, mixture: Mixture, beat: Score | None = None, label: str = "") -> Score:
         """See :meth:`Evaluator.score`."""
@@ -114,7 +153,10 @@ class ReplayEvaluator(Evaluator):
         score = self._known.score(mixture, beat)
         if score is not None:
             accepted, early = None if beat is None else score >= beat, score is self._known.below.get(mixture)
-            self._note(meter.question(mixture, score, accepted, cached=True, early=early, label=label))
+            if mixture in self._told:  # it was evaluated before an ingredient had to be left out
+                self.trace.append(replace(self._told.pop(mixture), accepted=accepted, label=label))
+            else:
+                self._note(meter.question(mixture, score, accepted, cached=True, early=early, label=label))
             return score
         recalled = self._known.recall(mixture, beat, label)
         if recalled is not None:
@@ -160,6 +202,7 @@ class ReplayEvaluator(Evaluator):
 
     def inner_products(self, ingredients: Sequence[Ingredient], origin: Ingredient) -> dict[str, Tensor]:
         """See :meth:`Evaluator.inner_products`; every process measures for itself, and gets the same."""
+        self._use([*ingredients, origin])
         recorded = self._mixer.state_dict(origin)  # which may lack a frozen part
         names = [name for name, _ in self._loop.trainer.lightning_module.named_parameters() if name in recorded]
         if not names:
@@ -178,9 +221,15 @@ class ReplayEvaluator(Evaluator):
 
     def learner(self, loss: str, batch_size: int, validation_share: float, seed: int) -> Learner:
         """See :meth:`Evaluator.learner`."""
+        if is_sharded(self._loop.trainer.lightning_module):
+            raise MisconfigurationException(
+                "Learned soups need the gradients of whole parameters, and this module's are sharded. Cook on one"
+                " device or with DDP."
+            )
+        self._use(self.ingredients)
         if self._loop.samples_in_pass == 0:
-            self._passes.answer(partial(self._prepare, Mixture.uniform(self._ingredients)), None)
-        recorded = self._mixer.state_dict(self._ingredients[0])
+            self._passes.answer(partial(self._prepare, Mixture.uniform(self.ingredients)), None)
+        recorded = self._mixer.state_dict(self.ingredients[0])
         split = (batch_size, validation_share, seed)
         return ReplayLearner(self._loop, self._mixer, recorded.keys(), self._write, loss, *split)
 
@@ -205,6 +254,8 @@ class ReplayEvaluator(Evaluator):
             MisconfigurationException: It is no mixture of the given ingredients, or its score is NaN or the worst there
                 is, such as an infinite loss.
         """
+        self._check(mixture)
+        self._use(mixture)  # of what an interrupted cook has found, perhaps for the first time
         metrics = self.metrics(mixture)
         answer = Answer(self._known.full[mixture][0], metrics)
         if self._statistics is not None and self._statistics.concern(mixture):
@@ -229,9 +280,9 @@ class ReplayEvaluator(Evaluator):
     def _check(self, mixture: object) -> None:
         if not isinstance(mixture, Mixture):
             raise MisconfigurationException(f"A recipe must ask about and return a Mixture, got {mixture!r}.")
-        foreign = [member for member in mixture if member not in self._ingredients]
+        foreign = [member for member in mixture if member not in self.ingredients]
         foreign = [
-            member for member in foreign if member.run != INITIALIZATION or member != self._ingredients.initialization
+            member for member in foreign if member.run != INITIALIZATION or member != self.ingredients.initialization
         ]
         if foreign:
             names = [member.name for member in foreign]
@@ -261,6 +312,7 @@ class ReplayEvaluator(Evaluator):
 
     def _evaluate(self, mixture: Mixture, beat: Score | None) -> tuple[Score, dict[str, float] | None]:
         """Returns the score and every metric; or a bound, and None, when the mixture cannot reach ``beat``."""
+        self._use(mixture)
         result = self._passes.answer(partial(self._prepare, mixture), beat)
         if isinstance(result, Score):
             if self._statistics is not None:
@@ -301,7 +353,17 @@ class ReplayEvaluator(Evaluator):
             self._statistics.write(mixture)
             self._unsaved.restore(self._loop.trainer.lightning_module)
 
+    def _use(self, ingredients: Iterable[Ingredient]) -> None:
+        """Check ingredients before their first use; all processes find the same."""
+        fresh = [one for one in dict.fromkeys(ingredients) if one not in self._sound]
+        if not fresh:
+            return
+        if bad := damaged(self._loop, self._mixer, fresh):
+            raise BadIngredientError(bad)
+        self._sound.update(fresh)
+
     def _write(self, mixture: Mixture) -> None:
+        self._use(mixture)
         self._unsaved.restore(self._loop.trainer.lightning_module)
         self._weights.write(mixture)
         if following := self._following.get(mixture.members[-1]):

@@ -1,6 +1,7 @@
 """Chosen samples of a map-style dataset, through the dataloader's own workers and collate function."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, TypeGuard
 
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
@@ -11,6 +12,22 @@ def can_resample(loader: Any) -> TypeGuard[DataLoader[Any]]:
     if type(loader) is not DataLoader or isinstance(loader.dataset, IterableDataset):
         return False
     return type(loader.batch_sampler) is BatchSampler
+
+
+def in_batches(loader: Any, count: int) -> Any:
+    """Make a loader of the same samples, in the same order and so many batches of nearly the same size.
+
+    Args:
+        loader: Any; one that cannot be resampled, or lacks samples for so many batches, is given back.
+        count: How many batches.
+    """
+    if not can_resample(loader) or loader.drop_last:
+        return loader
+    samples = list(loader.sampler)
+    if len(samples) < count:
+        return loader
+    bounds = [len(samples) * index // count for index in range(count + 1)]
+    return resample(loader, [samples[start:stop] for start, stop in pairwise(bounds)], loader.num_workers)
 
 
 def resample(loader: DataLoader[Any], batches: Sequence[Sequence[int]], workers: int) -> DataLoader[Any]:

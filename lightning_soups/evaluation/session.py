@@ -1,5 +1,6 @@
 """Setting an evaluator up inside a kept loop, and asking it again when a shortcut had to be given up."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -9,15 +10,16 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import Strategy
 
 from lightning_soups.adapters import AdapterAverage, adapted_module
-from lightning_soups.content import ContentHashes
+from lightning_soups.bad_ingredients import BadIngredientError, OnBadIngredient
+from lightning_soups.checking import ContentChecks
 from lightning_soups.evaluation.batch_norm_setup import BatchNormOptions
 from lightning_soups.evaluation.context import module_context
-from lightning_soups.evaluation.evaluator import Evaluator
 from lightning_soups.evaluation.journal import Journal, journal_of
 from lightning_soups.evaluation.kept_loop import KeptLoop
 from lightning_soups.evaluation.progress import RecipeProgress
 from lightning_soups.evaluation.rejection import BoundWithdrawnError
 from lightning_soups.evaluation.replay import ReplayEvaluator
+from lightning_soups.evaluation.sharded_module import is_sharded
 from lightning_soups.evaluation.staging import Staging
 from lightning_soups.ingredients import Ingredients
 from lightning_soups.mixing import Mixer
@@ -40,6 +42,10 @@ class HeldOutQuestions:
         adapters: How ingredients that are adapters are averaged.
         batch_norm: What to do about running statistics; None averages them.
         selection: Which tensors of the ingredients are mixed, and what they are called.
+        on_bad_ingredient: Whether to refuse ingredients that cannot be used, or to leave them out.
+        tests_each: Whether what asks finds out by itself which ingredients started from other weights.
+        takes_diverged: Whether what asks is about NaN and infinity as well.
+        monitor_of_most: Whether ``monitor`` is what most ingredients were recorded by, and not what the user said.
     """
 
     ingredients: Ingredients
@@ -49,23 +55,37 @@ class HeldOutQuestions:
     adapters: AdapterAverage = "updates"
     batch_norm: BatchNormOptions | None = None
     selection: WeightNames = field(default_factory=WeightNames)
+    on_bad_ingredient: OnBadIngredient = "error"
+    tests_each: bool = True
+    takes_diverged: bool = False
+    monitor_of_most: bool = False
 
     def shared(self, strategy: Strategy) -> "HeldOutQuestions":
         """The same for all processes: each has listed the ingredients itself, and runs may be recording meanwhile."""
         return replace(self, ingredients=strategy.broadcast(self.ingredients))
 
-    def mixer(self, loop: KeptLoop) -> Mixer:
+    def mixer(self, loop: KeptLoop, checks: ContentChecks | None = None) -> Mixer:
         """What opens and mixes these ingredients; to be made before anything is written into the live module.
 
+        Args:
+            loop: The kept loop, running.
+            checks: Remembers which ingredients were checked before.
+
         Raises:
-            MisconfigurationException: Adapters cannot be used with this module, strategy or selection.
+            MisconfigurationException: Adapters, or the selection, cannot be used with this module or strategy.
         """
         adapted = adapted_module(loop.trainer, self.ingredients, self.adapters)
         if adapted is not None and self.selection != WeightNames():
             raise MisconfigurationException(
                 f"Adapters are mixed as a whole, so `weights` cannot select or rename their tensors: {self.selection}."
             )
-        return Mixer(adapted, self.selection, loop.trainer.lightning_module)
+        if (self.selection.include or self.selection.exclude) and is_sharded(loop.trainer.lightning_module):
+            raise MisconfigurationException(
+                "`weights` cannot leave tensors out of the mixtures of a sharded module, of which no process has the"
+                f" whole values that it would keep: {self.selection}. Cook on one device or with DDP."
+            )
+        checks = checks or ContentChecks(finite=not self.takes_diverged)
+        return Mixer(adapted, self.selection, loop.trainer.lightning_module, checks)
 
     @contextmanager
     def evaluator(self, loop: KeptLoop, mixer: Mixer, name: str, output: AnyPath) -> Iterator[ReplayEvaluator]:
@@ -78,13 +98,12 @@ class HeldOutQuestions:
             output: What is being made; the journal is beside it.
         """
         trainer = loop.trainer
-        mixer.open_all(self.ingredients)
         pin = trainer.strategy.root_device.type == "cuda"
         progress = RecipeProgress(trainer, name, len(self.ingredients) - 1)
-        mixed = mixer.state_dict(self.ingredients[0]).keys() if mixer.holds_weights else ()
+        mixed = mixer.names_and_shapes(self.ingredients[0]).keys() if mixer.holds_weights else ()
         context = module_context(loop, mixed)
         context["how ingredients are mixed"] = f"{self.adapters} {asdict(self.selection)}"
-        journal = Journal(journal_of(output), trainer.strategy, ContentHashes())
+        journal = Journal(journal_of(output), trainer.strategy, mixer.checks.content)
         with progress, Staging(mixer, pin) as staging:
             loop.progress = progress
             evaluator = ReplayEvaluator(
@@ -99,6 +118,7 @@ class HeldOutQuestions:
                 journal=journal,
                 context=context,
                 batch_norm=self.batch_norm,
+                on_bad_ingredient=self.on_bad_ingredient,
             )
             try:
                 yield evaluator
@@ -116,29 +136,39 @@ class HeldOutQuestions:
         return modes.pop() if modes else None
 
 
-def ask(evaluator: ReplayEvaluator, questions: Callable[[Ingredients, Evaluator], _T], about: Ingredients) -> _T:
-    """Let a recipe or study ask; once more from the start if an early rejection turns out to have been unfounded."""
-    try:
-        return questions(about, evaluator)
-    except BoundWithdrawnError as error:
-        evaluator.take_rejections_back(str(error))
-        return questions(about, evaluator)
+def ask(evaluator: ReplayEvaluator, questions: Callable[[Ingredients, ReplayEvaluator], _T]) -> _T:
+    """Let a recipe or study ask; again from the start when what it was told or given turns out to be unfounded.
+
+    That is an early rejection, or an ingredient whose content is damaged; what was answered stays answered.
+
+    Raises:
+        BadIngredientError: An ingredient is damaged, and the policy is to refuse, or it is none that can be left out.
+    """
+    while True:
+        try:
+            evaluator.begin()
+            return questions(evaluator.ingredients, evaluator)
+        except BoundWithdrawnError as error:
+            evaluator.take_rejections_back(str(error))
+        except BadIngredientError as error:
+            evaluator.leave_out(error)
 
 
 def recorded_monitor(ingredients: Ingredients) -> str:
-    """The metric that all ingredients were recorded with.
+    """The metric that most ingredients were recorded with.
 
     Raises:
-        MisconfigurationException: There is none, or several.
+        MisconfigurationException: There is none, or as many were recorded with another one.
     """
-    monitors = {ingredient.monitor for ingredient in ingredients if ingredient.monitor is not None}
-    if not monitors:
+    counts = Counter(ingredient.monitor for ingredient in ingredients if ingredient.monitor is not None)
+    if not counts:
         raise MisconfigurationException(
             "These ingredients have no record that names a monitored metric. Pass `monitor`, for example"
             " monitor='val_acc'."
         )
-    if len(monitors) > 1:
+    (monitor, most), *others = counts.most_common()
+    if others and others[0][1] == most:
         raise MisconfigurationException(
-            f"The ingredients were recorded with different monitored metrics: {sorted(monitors)}. Pass `monitor`."
+            f"The ingredients were recorded with different monitored metrics: {sorted(counts)}. Pass `monitor`."
         )
-    return monitors.pop()
+    return monitor

@@ -1,7 +1,7 @@
 """The next ingredient is read in the background while the current candidate is evaluated."""
 
 import mmap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Any
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_soups.ingredients import Ingredient
 from lightning_soups.mixing import Mixer
+from lightning_soups.weights.averaging import StateDict, whole
 
 
 class Staging:
@@ -20,6 +21,9 @@ class Staging:
         mixer: Opens ingredients.
         pin: Whether to put what is read ahead into pinned memory, for an accelerator. Otherwise its pages are read into
             the system's file cache, where a memory-mapped checkpoint finds them.
+
+    Attributes:
+        part: Takes the part of an ingredient that is read; all of it unless set.
     """
 
     def __init__(self, mixer: Mixer, pin: bool) -> None:
@@ -27,6 +31,7 @@ class Staging:
         self._pin = pin
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lightning-soups-staging")
         self._next: tuple[Ingredient, Future[Mapping[str, Any]]] | None = None
+        self.part: Callable[[StateDict], StateDict] = whole
 
     def __enter__(self) -> "Staging":
         return self
@@ -51,7 +56,7 @@ class Staging:
         """
         if self._next is not None and self._next[0] == ingredient:
             return self._next[1].result()
-        return self._mixer.state_dict(ingredient)
+        return self.part(self._mixer.state_dict(ingredient))
 
     def wait(self) -> None:
         """Come back when nothing is being read: worker processes that are forked while a thread runs may hang."""
@@ -59,7 +64,7 @@ class Staging:
             wait([self._next[1]])
 
     def _read(self, ingredient: Ingredient) -> Mapping[str, Any]:
-        state_dict = self._mixer.state_dict(ingredient)
+        state_dict = self.part(self._mixer.state_dict(ingredient))
         with torch.no_grad():
             return {name: self._ahead(value) for name, value in state_dict.items()}
 

@@ -53,7 +53,7 @@ def together(trainer: Trainer) -> Iterator[None]:
         )
     error: BaseException | None = None
     try:
-        with _ended_by_sigterm():
+        with _ended_by_sigterm(companions):
             yield
     except BaseException as raised:
         error = raised
@@ -84,15 +84,15 @@ class _Vigil:
         self._explained = False
 
     def end_soon(self, failure: Failure) -> None:
-        """Another process has failed; called in a thread of its own."""
+        """Another process has failed, or this one is asked to end; called in a thread of its own."""
         self._failure = failure
         self._failed.set()
         if self._over.wait(_SOON):
-            if not self._explained and self._own not in (None, failure.error):
+            if not self._explained and failure.rank != self._rank and self._own not in (None, failure.error):
                 print(f"\n{failure}", file=sys.stderr, flush=True)
             return
-        what = f"Process {self._rank} cannot go on without it and ends within {_GRACE:.0f} seconds."
-        print(f"\n{failure}\n{what}", file=sys.stderr, flush=True)
+        what = "" if failure.rank == self._rank else f"\nProcess {self._rank} cannot go on without it."
+        print(f"\n{failure}{what} It ends within {_GRACE:.0f} seconds.", file=sys.stderr, flush=True)
         if not self._over.wait(_GRACE):
             sys.stdout.flush()
             os._exit(_EXIT_STATUS)
@@ -110,14 +110,19 @@ class _Vigil:
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
+def _ended_by_sigterm(companions: Companions) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.signal(signal.SIGTERM, _end)
+    woken = signal.set_wakeup_fd(companions.fileno(), warn_on_full_buffer=False)
+    if woken != -1:  # an event loop of this session's has its own
+        signal.set_wakeup_fd(woken)
     try:
         yield
     finally:
+        if woken == -1:
+            signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, before)
 
 

@@ -89,9 +89,10 @@ def _overview(soup: Soup) -> Table:
         *((f"option {key}", str(value)) for key, value in soup.options.items()),
         (soup.monitor, str(soup.score)),
         ("members", members),
-        ("questions", str(len(soup.trace))),
+        ("questions", str(sum(not row.is_left_out for row in soup.trace))),
         ("samples evaluated", str(sum(row.samples for row in soup.trace))),
         ("checkpoint", str(soup.path)),
+        *(("left out", f"{one.path}: {one.reason}") for one in soup.left_out),
         *(("caveat", text) for text in soup.caveats),
     ]
     return Table(["what", "value"], known)
@@ -126,7 +127,7 @@ def _questions(soup: Soup) -> Table:
         [
             number,
             asked,
-            None if row.early else row.score.value,
+            None if row.early or row.is_left_out else row.score.value,
             row.score.value if row.early else None,
             verdict,
             row.samples,

@@ -14,7 +14,8 @@ def draw_curve(soup: Soup) -> Figure:
     Args:
         soup: A cooked soup.
     """
-    numbered = list(enumerate(soup.trace, start=1))
+    asked = [row for row in soup.trace if not row.is_left_out]
+    numbered = list(enumerate(asked, start=1))
     kinds = [
         ("nothing to beat", "o", "#9A9A9A", [pair for pair in numbered if pair[1].accepted is None]),
         ("kept", "o", COLORS[0], [pair for pair in numbered if pair[1].accepted]),
@@ -28,7 +29,7 @@ def draw_curve(soup: Soup) -> Figure:
     ]
     with panels(width=7.2, height=4.0) as (figure, (axis,)):
         best: Question | None = None
-        so_far = [best.score.value if (best := leading(best, row)) else float("nan") for row in soup.trace]
+        so_far = [best.score.value if (best := leading(best, row)) else float("nan") for row in asked]
         axis.step(range(1, len(so_far) + 1), so_far, where="post", color=COLORS[2], label="best so far")
         for label, marker, color, pairs in kinds:
             if pairs:

@@ -38,6 +38,8 @@ class GreedySoup(Recipe):
         ValueError: ``min_delta`` is negative or not finite, ``order`` is unknown, or a number is less than 1.
     """
 
+    tests_each = True
+
     def __init__(
         self,
         strict: bool = False,

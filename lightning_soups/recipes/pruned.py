@@ -25,6 +25,8 @@ class PrunedSoup(Recipe):
         ValueError: ``sweeps`` is less than 1.
     """
 
+    tests_each = True
+
     def __init__(self, sweeps: int = 1) -> None:
         self._sweeps = at_least_one(sweeps, "sweeps")
 

@@ -1,7 +1,7 @@
 """The contract of a recipe."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning_soups.evaluation.evaluator import Evaluator
 from lightning_soups.ingredients import Ingredients
@@ -13,7 +13,13 @@ class Recipe(ABC):
 
     Subclass it and implement :meth:`cook`; the subclass then works from Python, YAML and the command line like the
     recipes that ship with the package. ``__init__`` parameters become command line options.
+
+    Attributes:
+        tests_each: Whether no ingredient gets into the soup, or stays in it, without a score that says so. Such a
+            recipe finds out by itself which ingredients started from other weights; others are not given any.
     """
+
+    tests_each: ClassVar[bool] = False
 
     @abstractmethod
     def cook(self, ingredients: Ingredients, evaluator: Evaluator) -> Mixture:

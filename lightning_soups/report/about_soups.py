@@ -54,15 +54,18 @@ def soups_section(contents: Contents) -> Html:
 
 
 def _one_soup(contents: Contents, one: Cooked) -> Html:
-    soup, trace = one.soup, one.soup.trace
+    soup = one.soup
+    trace = [row for row in soup.trace if not row.is_left_out]
     seconds = sum(row.seconds for row in trace)
     more = ((name, logged) for name, logged in soup.metrics.items() if name != soup.monitor)
+    left = soup.left_out
     known = [
         ("options", options(soup.options)),
         ("held-out score", fragment(f"{soup.monitor} ", score(soup.score.value))),
         ("logged with it", joined(fragment(f"{name} ", score(logged)) for name, logged in more) or "nothing else"),
         ("members", _members(soup)),
         ("cost", f"{counted(len(trace), 'question')}, {_samples(soup)} samples evaluated, {seconds:.1f} s"),
+        *([("left out", bullets(fragment(code(str(bad.path)), f": {bad.reason}") for bad in left))] if left else []),
         ("caveats", bullets(soup.caveats) if soup.caveats else "none: scores are exact"),
         ("created", one.created),
         ("versions", versions(one.versions)),
@@ -111,6 +114,7 @@ def _trace(one: Cooked) -> Html:
     rows = [
         [str(count), line.asked, number(line.question.score.value, line.score), line.verdict or "–", line.samples]
         for count, line in enumerate(trace_lines(one.soup.trace), start=1)
+        if not line.question.is_left_out
     ]
     asked = table(f"{one.source}: what the recipe asked, in order", columns, rows, heading=1)
     if not any(row.early for row in one.soup.trace):

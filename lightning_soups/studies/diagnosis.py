@@ -63,6 +63,7 @@ class Diagnosis(Study):
     """
 
     uses_test_data: ClassVar[bool] = False
+    takes_diverged: ClassVar[bool] = True
 
     def __init__(self, points: int = 9, barrier: float = 0.02, far: float = 3.0) -> None:
         if not (math.isfinite(barrier) and barrier >= 0):

@@ -44,9 +44,12 @@ class Study(ABC):
 
     Attributes:
         uses_test_data: Whether :meth:`measure` asks for test data at all.
+        takes_diverged: Whether the study is about ingredients whose weights or scores are NaN or infinite as well;
+            others are not given any.
     """
 
     uses_test_data: ClassVar[bool] = True
+    takes_diverged: ClassVar[bool] = False
 
     @abstractmethod
     def choose(self, ingredients: Ingredients, evaluator: Evaluator) -> Any:

@@ -10,9 +10,10 @@ import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
+from lightning_soups.lease import Lease
 from lightning_soups.paths import AnyPath
 from lightning_soups.score import Score
-from lightning_soups.sweep.lease import WORKER, Lease, is_lost
+from lightning_soups.sweep.lease import WORKER, is_lost
 from lightning_soups.sweep.sampling import Given, draw
 from lightning_soups.sweep.space import extreme_values, parse_grid, parse_space
 from lightning_soups.sweep.storage import open_storage, show_storage

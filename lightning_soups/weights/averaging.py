@@ -84,7 +84,8 @@ def average_checkpoints(
     r"""Average checkpoint files of any number as :func:`average` does, in the memory of about one of them.
 
     The files are memory-mapped. On Linux what has been read is given back at once, so little more than the result is
-    resident at a time; elsewhere it stays until the system needs the memory.
+    resident at a time; elsewhere it stays until the system needs the memory. The files are taken as they are: records,
+    and with them hashes, are beyond this function, and NaN gives NaN. A :class:`~lightning_soups.Soup` checks both.
 
     Args:
         paths: N checkpoints of any kind with the same names and shapes; nothing in them is run
@@ -153,6 +154,11 @@ def _check(
             raise ValueError(f"Checkpoint 0 and checkpoint {index} do not fit together:\n" + "\n".join(problems))
 
 
+def whole(state_dict: StateDict) -> StateDict:
+    """Take all of a state dict, where a function that takes a part of one could stand."""
+    return state_dict
+
+
 def differences(first: StateDict, second: StateDict) -> list[str]:
     """Say, a line each, why two state dicts cannot be averaged.
 
@@ -190,6 +196,11 @@ def differences(first: StateDict, second: StateDict) -> list[str]:
             if len(lines) > share:
                 lines[share:] = [f"  … and {len(lines) - share} more {what}"]
     return [line for lines in groups.values() for line in lines]
+
+
+def layout(state_dict: StateDict) -> frozenset[tuple[str, object, str]]:
+    """What has to be the same of two state dicts that can be averaged: names, shapes, and what kind of numbers."""
+    return frozenset((name, getattr(value, "shape", None), _kind(value)) for name, value in state_dict.items())
 
 
 def _shape(value: Any) -> str:

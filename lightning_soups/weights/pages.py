@@ -14,6 +14,7 @@ from lightning_soups.weights.reading import weight_files
 
 _SHARE = 0.25  # of one file's size may be in memory at a time, of all files together
 _AROUND = 1 << 21  # Linux maps up to 2 MiB around what is read
+_DELETED = " (deleted)"  # what Linux adds to the names of files that are gone but mapped
 _SMALL = 1 << 26  # files that are smaller than this all together may stay
 
 
@@ -36,9 +37,9 @@ class MappedPages:
             return
         self._madvise = ctypes.CDLL(None).madvise
         self._madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-        files = [file for path in paths for file in weight_files(path)]
+        files = [file for path in paths for file in weight_files(path) if file.exists()]  # one may have gone since
         self._mappings = _unwritten(smaps.read_text(errors="surrogateescape"), set(map(os.path.realpath, files)))
-        sizes = list(map(os.path.getsize, files))
+        sizes = [stop - start for start, stop in self._mappings]  # files may have been deleted since
         if sum(sizes) <= _SMALL:
             self._mappings = []
         # giving pages back one by one costs more than reading them: rather all of a file's at once, now and then; but
@@ -70,7 +71,7 @@ def _unwritten(smaps: str, paths: set[str]) -> list[tuple[int, int]]:
         name, *values = line.split(maxsplit=5)
         if not name.endswith(":"):
             start, stop = (int(address, 16) for address in name.split("-"))
-            current = (start, stop) if len(values) == 5 and values[4] in paths else None
+            current = (start, stop) if len(values) == 5 and values[4].removesuffix(_DELETED) in paths else None
         elif name == "Anonymous:" and current is not None and values[0] == "0":
             found.append(current)
     return sorted(found)

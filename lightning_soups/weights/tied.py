@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from lightning_soups.weights.kinds import is_in_memory
 
@@ -23,7 +24,14 @@ def tied_names(state_dict: Mapping[str, Any]) -> dict[str, str]:
         # empty tensors all have address 0, and some have none
         if not isinstance(tensor, Tensor) or not is_in_memory(tensor) or tensor.numel() == 0:
             continue
-        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        place = (_memory(tensor), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
         if (one := first.setdefault(place, name)) != name:
             tied[name] = one
     return tied
+
+
+def _memory(tensor: Tensor) -> object:
+    if not isinstance(tensor, DTensor):
+        return tensor.data_ptr()
+    own = tensor.to_local()  # a sharded tensor has no address; a process that holds nothing of it still has its storage
+    return own.storage_offset(), own.untyped_storage()._cdata

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import SingleDeviceStrategy, Strategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -115,6 +116,18 @@ class Derived(Classifier):
 class Sharding(SingleDeviceStrategy):
     def load_model_state_dict(self, checkpoint, strict: bool = True) -> None:
         super().load_model_state_dict(checkpoint, strict)
+
+
+class Deaf(SingleDeviceStrategy):
+    def load_model_state_dict(self, checkpoint, strict: bool = True) -> None:
+        """Does nothing, as that of DeepSpeedStrategy."""
+
+
+def test_a_strategy_that_loads_nothing_is_refused(tmp_path: Path) -> None:
+    record(tmp_path, LRS[:2])
+    with pytest.raises(MisconfigurationException, match="Deaf does not load a mixture into the module"):
+        trainer(SoupTrainer, strategy=Deaf("cpu")).cook(Classifier(), datamodule=Blobs(), ingredients=tmp_path)
+    assert not list(tmp_path.glob("soups/*"))
 
 
 @pytest.mark.parametrize("kind", ["hook", "pre-hook", "derived", "strategy"])

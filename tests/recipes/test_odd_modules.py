@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from lightning_soups import GreedySoup, Ingredients, LearnedSoup, ModelStock, Soup, SoupTrainer
 from lightning_soups.weights import read_checkpoint
-from tests.helpers import CLASSES, FEATURES, Blobs, Classifier, blobs, record, trainer
+from tests.helpers import CLASSES, FEATURES, Blobs, Classifier, blobs, record, resave, trainer
 
 
 def cook(directory: Path, recipe: Any, module: Classifier | None = None, **arguments: Any) -> Soup:
@@ -48,9 +48,9 @@ def test_tied_weights_stay_tied_by_layer(tmp_path: Path, recipe: Any, shared: bo
     """Also when the files hold the tied weights twice, and the coefficients say how each was mixed."""
     record(tmp_path, [0.1, 0.5, 1.0], make=Tied)
     if not shared:
-        for path in tmp_path.rglob("*.ckpt"):
+        for path in tmp_path.glob("runs/*/*.ckpt"):
             checkpoint = read_checkpoint(path)
-            torch.save({**checkpoint, "state_dict": {k: v.clone() for k, v in checkpoint["state_dict"].items()}}, path)
+            resave(path, {**checkpoint, "state_dict": {k: v.clone() for k, v in checkpoint["state_dict"].items()}})
     soup = cook(tmp_path, recipe, Tied())
     state = soup.state_dict()
     assert torch.equal(state["net.0.weight"], state["dec.weight"])
@@ -116,16 +116,20 @@ def test_only_dataloaders_that_log_the_loss_are_learned_on(tmp_path: Path) -> No
         cook(tmp_path, LearnedSoup(loss="nope"), OnlyFirst(), datamodule=TwoSets(), **arguments)
 
 
-def test_an_ingredient_that_is_nan_is_named_as_the_reason(tmp_path: Path) -> None:
+class Diverging(Classifier):
+    """Its loss is NaN, though its weights are not."""
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        super().validation_step(batch, batch_idx)
+        self.log("diverged", self(batch[0]).mean() * float("nan"))
+
+
+def test_learning_by_a_loss_that_is_nan_is_refused(tmp_path: Path) -> None:
     record(tmp_path, [0.1, 0.5, 1.0])
-    broken = Ingredients.load(tmp_path)[1].path
-    checkpoint = read_checkpoint(broken)
-    weights = {name: tensor * float("nan") for name, tensor in checkpoint["state_dict"].items()}
-    torch.save({**checkpoint, "state_dict": weights}, broken)
     with pytest.raises(
-        ValueError, match="'val_loss' of the uniform soup, where learning starts, is not a finite number"
+        ValueError, match="'diverged' of the uniform soup, where learning starts, is not a finite number"
     ):
-        cook(tmp_path, LearnedSoup(steps=3))
+        cook(tmp_path, LearnedSoup(loss="diverged", steps=3), Diverging())
 
 
 class Caching(Classifier):
@@ -188,7 +192,7 @@ def test_progress_with_other_data_is_not_taken_up(tmp_path: Path, monkeypatch: p
     for ingredient in Ingredients.load(tmp_path):
         checkpoint = read_checkpoint(ingredient.path)
         weights = {name: 0.5 * tensor for name, tensor in checkpoint["state_dict"].items()}
-        torch.save({**checkpoint, "state_dict": weights}, ingredient.path)
+        resave(ingredient.path, {**checkpoint, "state_dict": weights})
     resumed = cook(tmp_path, recipe)
     assert not (tmp_path / ".s.ckpt.journal.state").exists()
     assert resumed.mixture == cook(tmp_path, recipe).mixture

@@ -136,9 +136,9 @@ def test_an_ingredient_that_never_moved_has_no_angle(recorded: Path, tmp_path: P
 def test_pairs_with_nan_are_left_out_and_counted(recorded: Path, tmp_path: Path, result: StudyResult) -> None:
     found = Ingredients.load(recorded)
     broken = torch.load(found[3].path, weights_only=True)
-    broken["state_dict"] = {name: value.clone().fill_(math.nan) for name, value in broken["state_dict"].items()}
+    broken["state_dict"] = {name: torch.full_like(value, 3e38) for name, value in broken["state_dict"].items()}
     torch.save(broken, tmp_path / "nan.ckpt")
-    own = Ingredients([*found[:3], replace(found[3], path=tmp_path / "nan.ckpt")], found.directory)
+    own = Ingredients([*found[:3], replace(found[3], path=tmp_path / "nan.ckpt", sha256=None)], found.directory)
     options = {"monitor": "val_loss", "mode": "min", "metric": "test_loss"}
     spoiled, clean = (
         study(AngleAdvantage(), some, tmp_path / str(i), PlainNumbers(), **options).conclusions

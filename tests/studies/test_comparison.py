@@ -162,7 +162,7 @@ def test_only_the_models_that_are_nan_have_no_intervals(recorded: Path, tmp_path
     for one in Ingredients.load(recorded)[:2]:
         (tmp_path / f"{one.run}.ckpt").write_bytes(one.path.read_bytes())
     broken = torch.load(tmp_path / f"{one.run}.ckpt", weights_only=True)
-    broken["state_dict"] = {name: value.clone().fill_(math.nan) for name, value in broken["state_dict"].items()}
+    broken["state_dict"] = {name: torch.full_like(value, 3e38) for name, value in broken["state_dict"].items()}
     torch.save(broken, tmp_path / "nan.ckpt")
     how = {"monitor": "val_loss", "mode": "min", "metric": "test_loss"}
     found = study(Comparison(RECIPES), str(tmp_path / "*.ckpt"), tmp_path, PlainNumbers(), **how)

@@ -38,7 +38,7 @@ def test_pickled_adapters_are_read_without_running_anything(tmp_path: Path) -> N
     torch.save({f"base_model.model.{name}": tensor for name, tensor in TENSORS.items()}, tmp_path / "adapter_model.bin")
     assert read_adapter(tmp_path)[1].keys() == TENSORS.keys()
     torch.save({"x": Path("evil")}, tmp_path / "adapter_model.bin")
-    with pytest.raises(ValueError, match="cannot be read safely"):
+    with pytest.raises(ValueError, match="unpickling it could run code"):
         read_adapter(tmp_path)
 
 
@@ -79,7 +79,7 @@ def test_tensors_of_other_methods_and_broken_files_are_refused(tmp_path: Path) -
     with pytest.raises(ValueError, match="is of DoRA"):
         read_adapter(tmp_path)
     (tmp_path / "adapter_model.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match="cannot be read as safetensors"):
+    with pytest.raises(ValueError, match="cannot be read as a safetensors file"):
         read_adapter(tmp_path)
 
 

@@ -36,7 +36,7 @@ def module() -> nn.Module:
 
 
 def save(folder: Path, content: dict[str, Any]) -> Path:
-    dcp.save(content, checkpoint_id=str(folder), no_dist=True)
+    dcp.save(content, checkpoint_id=str(folder))
     return folder
 
 

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, Wei
 
 from lightning_soups import Ingredients
 from lightning_soups.weights import average_checkpoints, is_distributed, read_checkpoint
-from tests.helpers import Blobs, Classifier, trainer
+from tests.helpers import Blobs, Classifier, shards_on_cpu, trainer
 
 
 class Adam(Classifier):
@@ -119,6 +119,7 @@ SHARDED = """
 """
 
 
+@shards_on_cpu
 def test_sharded_over_two_processes(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(textwrap.dedent(SHARDED))
     finished = subprocess.run(
