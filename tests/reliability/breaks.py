@@ -55,9 +55,9 @@ class Break:
     check: Callable[[int], list[Any]]
 
 
-def kills(only: str, how: str = "", count: int = 24) -> Callable[[int], list[Any]]:
-    """Check by killing one scenario's processes."""
-    return lambda seed: kill_many(count, seed, only=only, how=how, stop=True)["violations"]
+def kills(only: str, how: str = "", where: str = "", count: int = 16) -> Callable[[int], list[Any]]:
+    """Check by killing one scenario's processes, at steps that the break is about."""
+    return lambda seed: kill_many(count, seed, only=only, how=how, where=where, stop=True)["violations"]
 
 
 def damaged(kind: str, cases: int = 400) -> Callable[[int], list[Any]]:
@@ -84,33 +84,39 @@ def breaks() -> list[Break]:
     """All of them."""
     recording, greedy = "record plain, save_top_k=2", "cook greedy, plain"
     return [
-        Break("records are written before their checkpoints", _record_first, kills(recording, "step")),
+        Break("records are written before their checkpoints", _record_first, kills(recording, "step", "epoch=000")),
         Break("files are written in place", _in_place, kills(recording, "torn")),
-        Break("files are not flushed", _set(files, sync_file=_nothing), kills(recording, "power")),
-        Break("names are not flushed", _set(files, sync_folder=_nothing), kills(recording, "power")),
+        Break("files are not flushed", _set(files, sync_file=_nothing), kills(recording, "power", ".json")),
+        Break("names are not flushed", _set(files, sync_folder=_nothing), kills(recording, "power", "epoch=002")),
         Break(
-            "what is worse is deleted before what is better is recorded", _delete_first, kills(recording, "step", 120)
+            "what is worse is deleted before what is better is recorded",
+            _delete_first,
+            kills(recording, "step", "epoch=002"),
         ),
-        Break("checkpoints are deleted before their records", _checkpoint_first, kills(recording, "step", 120)),
-        Break("the recorded hash is another one", _other_hash, kills(recording, count=2)),
-        Break("leftovers of dead writers stay", _leave, kills(recording, "torn")),
+        Break("checkpoints are deleted before their records", _checkpoint_first, kills(recording, "step", "remove")),
+        Break("the recorded hash is another one", _other_hash, kills(recording, "step", "told", count=2)),
+        Break("leftovers of dead writers stay", _leave, kills(recording, "torn", ".json")),
         Break(
-            "checkpoints without a record stay", _set(RunFolder, discard_unrecorded=_nothing), kills(recording, "torn")
+            "checkpoints without a record stay",
+            _set(RunFolder, discard_unrecorded=_nothing),
+            kills(recording, "step", "remove runs"),
         ),
-        Break("a resumed run records what it finds", _set(RunFolder, has_found=_no), kills(recording, "step", 120)),
+        Break("a resumed run records what it finds", _set(RunFolder, has_found=_no), kills(recording, "step", "told")),
         Break(
-            "a folder is deleted before it is replaced", _set(files, exchange=_delete_and_rename), kills("cook uniform")
+            "a folder is deleted before it is replaced",
+            _set(files, exchange=_delete_and_rename),
+            kills("cook uniform, plain, soup, over a soup", "step", "soup/"),
         ),
         Break("a journal's lines are not flushed", _set(journal, append_durably=_append), kills(greedy, "power")),
         Break("a journal's lines are kept for a while", _keep_lines, kills(greedy, "step")),
         Break("torn lines are not told from whole ones", _set(journal, _read=_read_all), kills(greedy, "torn")),
-        Break("a journal is never read", _set(journal.Journal, recall=_nothing), kills(greedy, "step", 6)),
+        Break("a journal is never read", _set(journal.Journal, recall=_nothing), kills(greedy, "step")),
         Break(
-            "a recipe's state is not kept", _set(journal.Journal, load_state=_nothing), kills("cook learned", "step", 6)
+            "a recipe's state is not kept", _set(journal.Journal, load_state=_nothing), kills("cook learned", "step")
         ),
         Break("averages are made in float32", _in_float32, kills(greedy, count=1)),
         Break(
-            "the module is not put back", _set(soup_trainer, unchanged=contextlib.nullcontext), kills(greedy, count=2)
+            "the module is not put back", _set(soup_trainer, unchanged=contextlib.nullcontext), kills(greedy, "step")
         ),
         Break("pickles may name anything", _trust_pickles, damaged("old torch")),
         Break("sizes are believed", _believe_sizes, damaged("old torch", 2000)),
@@ -122,7 +128,7 @@ def breaks() -> list[Break]:
             "threads stay", _before_fits(lambda: threading.Thread(target=threading.Event().wait).start()), repeated()
         ),
         Break("temporary folders stay", _before_fits(tempfile.mkdtemp), repeated()),
-        Break("memory stays", _before_fits(lambda: _kept.append(os.urandom(50_000))), repeated(32)),
+        Break("memory stays", _before_fits(lambda: _kept.append(os.urandom(50_000))), repeated(16)),
     ]
 
 

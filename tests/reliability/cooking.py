@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_soups import Ingredients, Soup
+from lightning_soups.evaluation.journal import journal_of
 from lightning_soups.mixture import Mixture
 from tests.helpers import mean, reference_greedy
 from tests.reliability import processes
@@ -62,8 +63,8 @@ class Cooked:
         outcome = _well(self.victim(folder))
         self.steps, self.seconds, self._wanted = outcome.steps, outcome.seconds, outcome.value
         self._undisturbed = folder
-        # what a kill may cost: the question that was being answered, and a pass to compare the others with again; a step
-        # of learning, with the loss that is kept back, takes less than a pass
+        # what a kill may cost: the question that was being answered, and a pass to compare the others with again; a
+        # step of learning, with the loss that is kept back, takes less than a pass
         data = Ordered(batch_size=16)
         statistics = len(data.train_dataloader()) if case.module == "normalized" else 0
         self._lost = (2 + (case.recipe == "learned")) * (len(data.val_dataloader()) + statistics)
@@ -82,6 +83,14 @@ class Cooked:
 
     def check(self, folder: Path) -> list[str]:
         """What is wrong after a kill."""
+        found = self._look(folder)
+        path = folder / "soups" / "soups" / self._case.output
+        ended = not found and path.exists() and self._complete(path) and not journal_of(path).exists()
+        if ended and _same(described(Soup.load(path)), self._wanted):
+            (folder / "work").write_text("")  # it was done: what runs next is another cook
+        return found
+
+    def _look(self, folder: Path) -> list[str]:
         soups = folder / "soups"
         found = readable(soups)
         content = _content(soups)
@@ -102,7 +111,7 @@ class Cooked:
 
     def check_resumed(self, folder: Path, value: Any) -> list[str]:
         """What is wrong when the cook has gone on to its end."""
-        found = self.check(folder)
+        found = self._look(folder)
         if not _same(value, self._wanted):
             found += [
                 f"{name} after resuming: {value[name]}, undisturbed: {expected}"

@@ -43,7 +43,7 @@ class Scenario(Protocol):
     def check_resumed(self, folder: Path, value: Any) -> list[str]: ...
 
 
-def choose(scenario: Scenario, visit: int, seed: int, only: str = "") -> list[Kill]:
+def choose(scenario: Scenario, visit: int, seed: int, only: str = "", where: str = "") -> list[Kill]:
     """Decide how a round goes: every step has its turn, in random order, before one comes a second time.
 
     Args:
@@ -51,6 +51,7 @@ def choose(scenario: Scenario, visit: int, seed: int, only: str = "") -> list[Ki
         visit: How many rounds it had before.
         seed: Of the run.
         only: The one way to kill; all by default.
+        where: A text that the names of the steps have in them; all by default.
     """
     ways = tuple(one for one in _HOW if only in one)
     chance = random.Random(f"{seed} {scenario.name} {visit}")
@@ -62,7 +63,11 @@ def choose(scenario: Scenario, visit: int, seed: int, only: str = "") -> list[Ki
             kills.append(Kill(how, chance.uniform(0, 1.1 * scenario.seconds)))
             continue
         before = turn // len(ways) * ways.count(how) + ways[: turn % len(ways)].count(how)
-        places = [number for number, step in enumerate(scenario.steps) if how != "torn" or step.startswith(SYNC)]
+        places = [
+            number
+            for number, step in enumerate(scenario.steps)
+            if where in step and (how != "torn" or step.startswith(SYNC))
+        ]
         random.Random(f"{seed} {scenario.name} {how}").shuffle(places)
         kills.append(Kill(how, places[before % len(places)], visit))
     return kills
@@ -93,17 +98,25 @@ def _checked(outcome: processes.Outcome) -> list[str]:
 
 
 def kill_many(
-    kills: int, seed: int = 0, first: int = 0, only: str = "", how: str = "", keep: bool = False, stop: bool = False
+    kills: int,
+    seed: int = 0,
+    first: int = 0,
+    only: str = "",
+    how: str = "",
+    where: str = "",
+    keep: bool = False,
+    stop: bool = False,
 ) -> dict[str, Any]:
-    """Play rounds until so many processes were killed, or something was violated; see :func:`main`.
+    """Play rounds until so many processes were killed.
 
     Args:
-        kills: How many.
-        seed: Decides where.
-        first: Number of the first round.
-        only: Which scenarios.
-        how: In which way.
-        keep: Whether to keep folders.
+        kills: See :func:`main`.
+        seed: See :func:`main`.
+        first: See :func:`main`.
+        only: See :func:`main`.
+        how: See :func:`main`.
+        where: See :func:`main`.
+        keep: See :func:`main`.
         stop: Whether to stop at the first violation.
 
     Returns:
@@ -121,7 +134,7 @@ def kill_many(
             break
         scenario, visit = scenarios[number % len(scenarios)], number // len(scenarios)
         folder = root / f"round {number}"
-        plan = choose(scenario, visit, seed, how)
+        plan = choose(scenario, visit, seed, how, where)
         found, ways = play(scenario, folder, plan)
         died.update(ways)
         by_scenario[scenario.name].update(rounds=1, kills=len(ways), violations=len(found))
@@ -151,6 +164,7 @@ def main(
     first: int = 0,
     only: str = "",
     how: str = "",
+    where: str = "",
     json_path: str | None = None,
     keep: bool = False,
 ) -> None:
@@ -162,10 +176,11 @@ def main(
         first: Number of the first round.
         only: A text that the names of the scenarios to run have in them; all by default.
         how: One of ``step``, ``torn``, ``power`` and ``time``, to kill in this way only.
+        where: A text that the names of the steps to kill at have in them, such as ``.json``; all by default.
         json_path: A file to write the results to.
         keep: Whether to keep the folders of rounds in which something was violated.
     """
-    result = kill_many(kills, seed, first, only, how, keep)
+    result = kill_many(kills, seed, first, only, how, where, keep)
     if json_path is not None:
         Path(json_path).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print("| scenario | steps | rounds | kills | violations |\n| --- | ---: | ---: | ---: | ---: |")

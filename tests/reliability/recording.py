@@ -100,8 +100,8 @@ class Recording:
         last = max(int(line[0]) for line in lines)
         before, after = self._best(last), self._best(last + 1)
         present = set(self._records(folder / "soups"))
-        if missing := (before & after) - present:
-            found.append(f"lost after epoch {last} had been told of: {sorted(missing)}")
+        if not (before <= present or after <= present):
+            found.append(f"lost after epoch {last} had been told of: {sorted(present)} of {sorted(before)}")
         if surplus := present - (before | after):
             found.append(f"kept although others are better, after epoch {last}: {sorted(surplus)}")
         return found

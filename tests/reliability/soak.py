@@ -33,7 +33,7 @@ from tests.reliability.victims import Cooking, Fit
 
 _WARM_UP = 3  # cycles
 _MOST_KIB = 40.0  # that memory may grow by in a cycle, in the long run: less than any checkpoint that would be kept
-_ENOUGH = 30  # cycles from which on memory is judged
+_ENOUGH = 15  # cycles from which on memory is judged
 _FITS = (Fit(epochs=2, top_k=-1, run="a"), Fit(lr=0.1, epochs=2, run="b"))
 _OUTPUTS = ("soup.ckpt", "soup.pt", "soup.safetensors", "soup")
 
@@ -137,7 +137,7 @@ def main(minutes: float = 5.0, cycles: int = 0, json_path: str | None = None) ->
 
     Args:
         minutes: How long.
-        cycles: How many cycles instead; memory is judged from 30 on.
+        cycles: How many cycles instead; memory is judged from 15 on.
         json_path: A file to write the results to.
     """
     result = soak(minutes, cycles)
