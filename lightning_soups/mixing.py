@@ -18,6 +18,7 @@ from lightning_soups.likeness import copies, tell_dtypes, unlike
 from lightning_soups.mixture import Mixture
 from lightning_soups.opening import open_checkpoint
 from lightning_soups.records import SOUP_KEY, SUMMED_KEY
+from lightning_soups.unchanged_file import FileState, check_unchanged, state_of
 from lightning_soups.weights import WeightNames, average, dots, inner_products
 from lightning_soups.weights.averaging import StateDict, differences, whole, write_average
 from lightning_soups.weights.kinds import refuse_odd
@@ -56,6 +57,7 @@ class Mixer:
         self.checks = ContentChecks() if checks is None else checks
         self._opened: dict[Ingredient, dict[str, Any]] = {}
         self._files: dict[Ingredient, list[Path]] = {}
+        self._states: dict[Ingredient, dict[Path, FileState]] = {}
         self._pages: tuple[int, MappedPages] | None = None
 
     def mix(self, mixture: Mixture) -> dict[str, Any]:
@@ -167,6 +169,7 @@ class Mixer:
         """Forget an ingredient that is left out."""
         self._opened.pop(ingredient, None)
         self._files.pop(ingredient, None)
+        self._states.pop(ingredient, None)
         self._pages = None
 
     def problem(self, ingredient: Ingredient) -> str | None:
@@ -203,10 +206,13 @@ class Mixer:
 
         Raises:
             BadIngredientError: Its content is damaged, see :meth:`problem`.
-            ValueError: It cannot be read safely, or its tensors do not fit those of the ingredients opened before.
+            ValueError: It cannot be read safely, its tensors do not fit those of the ingredients opened before, or
+                somebody has written into its file since.
         """
         if (reason := self.problem(ingredient)) is not None:
             raise BadIngredientError([LeftOut(ingredient.path, ingredient.run, reason)])
+        for file, opened in self._states.get(ingredient, {}).items():
+            check_unchanged(file, opened)
         return self.names_and_shapes(ingredient)
 
     def complete(self, state_dict: StateDict) -> StateDict:
@@ -260,6 +266,7 @@ class Mixer:
         fitted = self._fitting.fit(checkpoint["state_dict"], repr(str(ingredient.path)), checkpoint)
         refuse_odd(fitted, f"The ingredient {str(ingredient.path)!r}")
         self._files[ingredient] = files
+        self._states[ingredient] = {file: state_of(file) for file in files}
         self._opened[ingredient] = {**checkpoint, "state_dict": fitted}
         return self._opened[ingredient]
 

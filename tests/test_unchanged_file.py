@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from lightning_soups import Ingredients, Mixture
+from lightning_soups.mixing import Mixer
 from lightning_soups.unchanged_file import check_unchanged, state_of
+from tests.helpers import record
 
 
 @pytest.mark.parametrize("content", [b"", b"ab", b"xyz", b"longer"])
@@ -42,3 +45,13 @@ def test_a_disk_that_has_gone_is_said_so(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("lightning_soups.unchanged_file.os.stat", gone)
     with pytest.raises(ValueError, match=r"a\.ckpt' cannot be read any more: Stale file handle"):
         check_unchanged(path, opened)
+
+
+def test_an_ingredient_that_is_cut_off_while_it_is_in_use_is_an_error_and_no_crash(tmp_path: Path) -> None:
+    record(tmp_path, [0.1, 0.5])
+    found = Ingredients.load(tmp_path)
+    mixer = Mixer()
+    mixer.mix(Mixture.uniform(found))
+    os.truncate(found[1].path, 4096)  # reading what was behind would end the process with SIGBUS
+    with pytest.raises(ValueError, match="was changed while it was being used"):
+        mixer.mix(Mixture.uniform(found))
