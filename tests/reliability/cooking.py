@@ -64,10 +64,10 @@ class Cooked:
         self.steps, self.seconds, self._wanted = outcome.steps, outcome.seconds, outcome.value
         self._undisturbed = folder
         # what a kill may cost: the question that was being answered, and a pass to compare the others with again; a
-        # step of learning, with the loss that is kept back, takes less than a pass
+        # step of learning, with the loss that is kept back, takes less than a pass; the statistics of the soup
         data = Ordered(batch_size=16)
         statistics = len(data.train_dataloader()) if case.module == "normalized" else 0
-        self._lost = (2 + (case.recipe == "learned")) * (len(data.val_dataloader()) + statistics)
+        self._lost = (2 + (case.recipe == "learned")) * (len(data.val_dataloader()) + statistics) + statistics
         self._names = set(_content(folder / "soups"))
         if wrong := _well(processes.run(self._check_against_plain_loops, folder)).value:
             raise AssertionError(f"{self.name}, undisturbed: {wrong}")
