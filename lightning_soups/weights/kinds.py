@@ -67,7 +67,10 @@ def same_bytes(one: Tensor, other: Tensor) -> bool:
 
 def as_bytes(tensor: Tensor) -> Tensor:
     """The bytes of a tensor in memory, as uint8 of shape (bytes,), on its device."""
-    return tensor.detach().contiguous().reshape(-1).resolve_conj().resolve_neg().view(torch.uint8)
+    flat = tensor.detach().contiguous().reshape(-1).resolve_conj().resolve_neg()
+    if flat.stride() != (1,):  # a single number may have any, and is contiguous with it
+        flat = flat.clone(memory_format=torch.contiguous_format)
+    return flat.view(torch.uint8)
 
 
 def _not_in_memory(tensor: Tensor) -> str | None:

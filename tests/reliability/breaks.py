@@ -114,7 +114,7 @@ def breaks() -> list[Break]:
         Break(
             "a recipe's state is not kept", _set(journal.Journal, load_state=_nothing), kills("cook learned", "step")
         ),
-        Break("averages are made in float32", _in_float32, kills(greedy, count=1)),
+        Break("averages are made in float32", _in_float32, kills("cook uniform, plain, soup, over a soup", count=1)),
         Break(
             "the module is not put back", _set(soup_trainer, unchanged=contextlib.nullcontext), kills(greedy, "step")
         ),

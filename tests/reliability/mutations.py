@@ -129,7 +129,7 @@ def json_text(chance: random.Random, data: bytes) -> bytes:
         for _ in range(chance.choice((1, 1, 1, 2, 4))):
             content = _with_other_value(chance, content)
         text = json.dumps(content)
-    except (OverflowError, ValueError):  # a number that has become too large
+    except (OverflowError, RecursionError, TypeError, ValueError):  # a number that has become too large, a key no text
         return flip(chance, data)
     depth = chance.choice((3, 200, 100_000))
     return text.replace(f'"{_DEEP}"', "[" * depth + "]" * depth).encode("utf-8", "surrogatepass")
