@@ -119,7 +119,6 @@ def breaks() -> list[Break]:
             "the module is not put back", _set(soup_trainer, unchanged=contextlib.nullcontext), kills(greedy, "step")
         ),
         Break("pickles may name anything", _trust_pickles, damaged("old torch")),
-        Break("sizes are believed", _believe_sizes, damaged("old torch", 2000)),
         Break("JSON may be nested without end", _set(document, parse_json=_any_json), damaged("soup soup.pt", 1000)),
         Break("what a soup says of itself is believed", _believe_soups, damaged("soup soup.pt")),
         Break("checkpoints stay open", _keep_mixers, repeated()),
@@ -250,10 +249,6 @@ def _trust_pickles() -> None:
     load = torch.load
     torch_file.scan = torch_file.check_content = _nothing
     torch.load = wraps(load)(lambda *args, **kwargs: load(*args, **{**kwargs, "weights_only": False}))
-
-
-def _believe_sizes() -> None:
-    torch_file.scan = _nothing
 
 
 def _any_json(text: str, hook: Any = None) -> Any:
