@@ -237,7 +237,10 @@ class Soup:
             "metrics": self.metrics,
             "candidates": [_entry(ingredient) for ingredient in self.candidates],
             "others": [_entry(ingredient) for ingredient in others],
-            "left_out": [{**one._asdict(), "path": str(one.path)} for one in self.left_out],
+            "left_out": [
+                {"path": str(one.path), "run": one.run, "reason": one.reason, "is_copy": one.is_copy}
+                for one in self.left_out
+            ],
             "mixture": _plain_mixture(self.mixture, index),
             "trace": [
                 {**_fields(row), "mixture": _plain_question(row.mixture, index), "score": row.score.value}

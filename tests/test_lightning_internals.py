@@ -5,8 +5,12 @@ Every such name has a test that guards it (``tests/private_names.py`` finds them
 
 import ast
 import inspect
+import io
+import os
+import pickle
 import sys
 import warnings
+import zipfile
 from pathlib import Path
 
 import fsspec
@@ -222,8 +226,9 @@ def test_what_the_metadata_of_distributed_checkpoints_is_made_of(tmp_path: Path)
 @guards("_strip_protocol")
 def test_what_remote_files_are_called() -> None:
     files = fsspec.filesystem("memory")
-    files.pipe_file("/soups/one", b"1")
-    assert [files._strip_protocol(name) for name in ("memory://soups/one", "/soups/one")] == files.find("/soups") * 2
+    files.pipe_file("/guarded/one", b"1")
+    names = ("memory://guarded/one", "/guarded/one")
+    assert [files._strip_protocol(name) for name in names] == files.find("/guarded") * 2
 
 
 @guards("_name_or_path")
@@ -343,3 +348,49 @@ def test_what_loggers_are_told() -> None:
         source = inspect.getsource(logger.after_save_checkpoint)
         assert "checkpoint_callback.save_top_k == -1" in source
         assert "self._log_model" in source
+
+
+@guards("_Unpickler")
+def test_pythons_own_unpickler_is_written_in_python() -> None:
+    """The one in C puts memory aside for what a pickle declares."""
+    assert inspect.isfunction(pickle._Unpickler.load)
+    assert pickle._Unpickler.dispatch[pickle.BYTEARRAY8[0]]
+    assert pickle._Unpickler(io.BytesIO(pickle.dumps([1, {"a": 2}]))).load() == [1, {"a": 2}]
+
+
+@guards(
+    "torch._tensor",
+    "torch._utils",
+    "_rebuild_from_type_v2",
+    "_rebuild_qtensor",
+    "_rebuild_tensor",
+    "_rebuild_tensor_v2",
+    "_rebuild_tensor_v3",
+)
+def test_what_files_of_torch_name(tmp_path: Path) -> None:
+    assert callable(torch._tensor._rebuild_from_type_v2)
+    views = ("_rebuild_qtensor", "_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3")
+    for name in views:
+        start = parameters(getattr(torch._utils, name))[:4]
+        assert start == ["storage", "storage_offset", "size", "stride"]
+    new = set(filter(lambda name: name.startswith("_rebuild"), vars(torch._utils)))
+    torch.save({"a": torch.ones(2)}, tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt") as file:
+        assert b"torch._utils" in file.read("a/data.pkl")
+        assert b"_rebuild_tensor_v2" in file.read("a/data.pkl")
+    assert set(views) <= new
+
+
+@guards("_backward_hooks", "_cdata")
+def test_what_tensors_and_storages_keep() -> None:
+    weight = torch.ones(2, requires_grad=True)
+    assert not weight._backward_hooks
+    weight.register_hook(lambda gradient: gradient)
+    assert weight._backward_hooks
+    storages = [one.untyped_storage()._cdata for one in (weight, weight.detach()[1:], torch.ones(2))]
+    assert storages[0] == storages[1] != storages[2]
+
+
+@guards("_exit")
+def test_a_process_can_be_ended_from_any_thread() -> None:
+    assert parameters(os._exit) == ["status"]

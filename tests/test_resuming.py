@@ -55,6 +55,7 @@ def counting() -> Iterator[None]:
     Counting.seen, Counting.fails_at = 0, None
     yield
     Counting.fails_at = None
+    MemoryFileSystem.store.clear()
 
 
 def cook(directory: Any, output: str = "soup.ckpt", fails_at: int | None = None, **changes: Any) -> tuple[Soup, int]:

@@ -22,3 +22,9 @@ def test_it_depends_on_content_and_on_nothing_else() -> None:
 def test_every_dtype_and_shape() -> None:
     tensors = [torch.zeros(0), torch.tensor(1.5, dtype=torch.bfloat16), torch.tensor(2, dtype=torch.int8)]
     assert len({fingerprint({"t": tensor}) for tensor in tensors}) == 3
+
+
+def test_a_single_number_may_have_any_stride() -> None:
+    every_65th = torch.arange(65.0)[::65]
+    assert every_65th.stride() == (65,)
+    assert fingerprint({"a": every_65th}) == fingerprint({"a": torch.tensor([0.0])})

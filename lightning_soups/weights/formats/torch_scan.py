@@ -8,7 +8,7 @@ import math
 import pickle
 import zipfile
 from collections.abc import Callable
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -195,11 +195,24 @@ def _scan_zip(file: IO[bytes], size: int) -> None:
     file.seek(0)
 
 
+class _NoMoreThanThereIs:
+    """A file that puts no memory aside for bytes that it has not got, however many a pickle asks for."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self._file, self._size = file, size
+
+    def read(self, count: int) -> bytes:
+        return self._file.read(min(count, max(0, self._size - self._file.tell())))
+
+    def readline(self) -> bytes:
+        return self._file.readline()
+
+
 def _scan_old(file: IO[bytes], size: int) -> None:
-    declared = _Declared(size, None)
+    declared, bounded = _Declared(size, None), cast(IO[bytes], _NoMoreThanThereIs(file, size))
 
     def load() -> Any:
-        return InertUnpickler(file, declared.stand_in, declared.storage).load()
+        return InertUnpickler(bounded, declared.stand_in, declared.storage).load()
 
     if load() != _MAGIC or load() != _PROTOCOL:
         raise Error("it does not begin as files of torch do")
