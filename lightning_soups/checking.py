@@ -1,6 +1,7 @@
 """Checks of what ingredients hold, made before it is used: unchanged since it was recorded, and finite."""
 
 from collections.abc import Callable, Container, Mapping
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeAlias
@@ -48,15 +49,18 @@ class ContentChecks:
         """
         if ingredient.sha256 is not None:
             return ingredient.sha256
+        stamp = _stamp_or_none(ingredient)
+        if stamp is None:
+            return f"gone since it was opened, {self._opened.get(ingredient)}"
         if ingredient not in self._expected:
             self._expected[ingredient] = content_hash(local_copy(ingredient.path))
-        stamp = _stamp(ingredient)
         changed = stamp != self._opened.get(ingredient, stamp)
         return f"{self._expected[ingredient]}, changed {stamp}" if changed else self._expected[ingredient]
 
     def opened(self, ingredient: Ingredient) -> None:
-        """Note how the files of an ingredient look now that they are opened."""
-        self._opened[ingredient] = _stamp(ingredient)
+        """Note how the files of an ingredient look that are about to be opened."""
+        with suppress(FileNotFoundError):  # opening says it better
+            self._opened[ingredient] = _stamp(ingredient)
 
     def problem(
         self,
@@ -91,8 +95,15 @@ class ContentChecks:
         release: Release,
     ) -> str | None:
         try:
-            stamp = _stamp(ingredient)
-            if stamp != self._opened.get(ingredient, stamp):  # reading what was cut off would kill the process
+            opened = self._opened.get(ingredient)
+            stamp = _stamp_or_none(ingredient)
+            if stamp is None and opened is not None:
+                # its run has recorded a better one and deleted it; what was opened stays, and all but its hash can be
+                # checked still
+                return self._not_finite(tensors, parameters, release)
+            if stamp is None:
+                return "it cannot be read any more: it has gone"
+            if stamp != (opened or stamp):  # reading what was cut off would kill the process
                 return "its file was changed after it had been opened"
             if self.checked.get(ingredient) == stamp:
                 return None
@@ -104,9 +115,22 @@ class ContentChecks:
                 )
         except (OSError, ValueError) as error:
             return f"it cannot be read any more: {reason_of(error)}"
-        if self._finite and (found := not_finite(tensors(), parameters, release)):
-            return f"its weights are not finite: {found}"
+        if (reason := self._not_finite(tensors, parameters, release)) is not None:
+            return reason
         self.checked[ingredient] = stamp
+        return None
+
+    def _not_finite(
+        self, tensors: Callable[[], Mapping[str, Any]], parameters: Container[str], release: Release
+    ) -> str | None:
+        found = not_finite(tensors(), parameters, release) if self._finite else None
+        return f"its weights are not finite: {found}" if found else None
+
+
+def _stamp_or_none(ingredient: Ingredient) -> Stamp | None:
+    try:
+        return _stamp(ingredient)
+    except FileNotFoundError:
         return None
 
 

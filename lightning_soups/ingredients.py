@@ -335,6 +335,10 @@ def find_ingredients(
     return Ingredients(found, directory, initialization, left_out)
 
 
+def _described(path: AnyPath) -> Ingredient:
+    return Ingredient.from_record(path) if records.is_record(path) else Ingredient.from_checkpoint(path)
+
+
 def _read_all(paths: Iterable[AnyPath], may_go: bool) -> tuple[list[Ingredient], list[LeftOut], bool]:
     """Describe ingredients.
 
@@ -350,7 +354,7 @@ def _read_all(paths: Iterable[AnyPath], may_go: bool) -> tuple[list[Ingredient],
     gone = False
     for path in dict.fromkeys(paths):  # what is listed twice by one name is there once
         try:
-            one = Ingredient.from_record(path) if records.is_record(path) else Ingredient.from_checkpoint(path)
+            one = _described(path)
         except Exception as error:  # whatever is wrong with one file, the others may be all right
             if may_go and has_gone(path):
                 gone = True

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_soups import Ingredients, Soup, SoupCallback, SoupTrainer, UniformSoup
+from lightning_soups import BadIngredientError, Ingredients, Soup, SoupCallback, SoupTrainer, UniformSoup
 from lightning_soups.local_copies import LocalCopies
 from lightning_soups.report import write_report
 from lightning_soups.run_folder import withdraw
@@ -221,10 +221,9 @@ def test_what_goes_between_listing_and_opening_is_a_clear_error(tmp_path: Path) 
     record(tmp_path, [0.1, 0.3])
     found = Ingredients.load(tmp_path)
     withdraw(found[0].path)
-    with pytest.raises(FileNotFoundError, match=r"run-00.*\.ckpt'\. If a run that still trains recorded it") as raised:
+    with pytest.raises(BadIngredientError, match=r"run-00.*\.ckpt'\. If a run that still trains recorded it"):
         trainer(SoupTrainer).cook(Classifier(), datamodule=Blobs(), ingredients=found)
-    assert raised.value.__cause__ is None
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(BadIngredientError, match="cannot be read"):
         Ingredients.load([found[0].path.with_suffix(".json"), found[1].path])
 
 

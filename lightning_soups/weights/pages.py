@@ -37,7 +37,7 @@ class MappedPages:
             return
         self._madvise = ctypes.CDLL(None).madvise
         self._madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-        files = [file for path in paths for file in weight_files(path) if file.exists()]  # one may have gone since
+        files = [file for path in paths for file in weight_files(path)]
         self._mappings = _unwritten(smaps.read_text(errors="surrogateescape"), set(map(os.path.realpath, files)))
         sizes = [stop - start for start, stop in self._mappings]  # files may have been deleted since
         if sum(sizes) <= _SMALL:

@@ -96,10 +96,11 @@ def test_the_command_shows_text(tmp_path: Path, capsys) -> None:
     assert "\x1b" not in out
     assert r"\x1b[2J" in out
     (tmp_path / "runs" / "a" / "x.json").write_text(json.dumps(_record(checkpoint="../" + ESCAPE)))
-    for args in (["ls", str(tmp_path)], ["ls", str(tmp_path / ESCAPE[1:5])]):
-        with pytest.raises(SystemExit):
-            SoupCLI(Classifier, args=args)
-        assert "\x1b" not in capsys.readouterr().err
+    SoupCLI(Classifier, args=["ls", str(tmp_path)])  # which tells of what cannot be read
+    assert "\x1b" not in "".join(capsys.readouterr())
+    with pytest.raises(SystemExit):
+        SoupCLI(Classifier, args=["ls", str(tmp_path / ESCAPE[1:5])])
+    assert "\x1b" not in capsys.readouterr().err
 
 
 def directory(folder: Path, text: str) -> Path:
