@@ -11,9 +11,10 @@ import torch
 
 from lightning_soups import Soup, SoupTrainer, WiseFT
 from lightning_soups.evaluation.resample import in_batches
-from tests.helpers import Blobs, record, trainer
+from tests.helpers import Blobs, record, shards_on_cpu, trainer
 from tests.sharded import QUESTION, Whole, WholeTensors
 
+pytestmark = shards_on_cpu
 Lines = dict[tuple[str, int], dict[str, Any]]
 
 
