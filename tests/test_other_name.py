@@ -59,7 +59,8 @@ def test_their_checkpoints_are_ingredients(recorded: tuple[Path, Path], tmp_path
     assert (found[0].monitor, found[0].mode) == ("val_loss", "min")
     cook = trainer(SoupTrainer).cook
     soup = cook(Classifier(), datamodule=Blobs(), ingredients=found, monitor="val_acc", output=tmp_path / "soup.ckpt")
-    assert len(soup.candidates) == 2
+    assert [one.is_copy for one in soup.left_out] == [True], "both are of one moment"
+    assert len(soup.candidates) == 1
 
 
 def test_every_entrance_says_what_to_change(recorded: tuple[Path, Path], capsys, monkeypatch) -> None:

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 
 def run(name: str, path: Path, *options: str) -> dict[str, Any]:
     command = [sys.executable, "-m", f"tests.reliability.{name}", f"--json_path={path}", *options]
@@ -17,9 +19,10 @@ def run(name: str, path: Path, *options: str) -> dict[str, Any]:
     return result
 
 
-def test_kills(tmp_path: Path) -> None:
-    result = run("kills", tmp_path / "kills.json", "--kills=12", "--only=plain")
-    assert result["kills"] >= 12
+@pytest.mark.parametrize("scenario", ["record plain, save_top_k=2", "cook greedy, plain"])
+def test_kills(tmp_path: Path, scenario: str) -> None:
+    result = run("kills", tmp_path / "kills.json", "--kills=6", f"--only={scenario}")
+    assert result["kills"] >= 6
     assert set(result["by how"]) == {"step", "torn", "power", "time"}
 
 
