@@ -16,6 +16,7 @@ from torch import Tensor, distributed
 from lightning_soups import GreedySoup, Ingredients, Mixture, SoupTrainer, mixing, outputs
 from lightning_soups.evaluation import together
 from lightning_soups.evaluation.evaluator import Evaluator
+from lightning_soups.evaluation.journal import journal_of
 from tests.helpers import Blobs, Classifier, trainer
 
 LONG = 600  # seconds; far longer than any test may take
@@ -110,6 +111,7 @@ def one_after_another(folder: Path, output: Path) -> None:
         except Exception as error:
             came_back = f"{type(error).__name__}: {error}"
         os.environ.pop(name, None)
+        journal_of(output).unlink(missing_ok=True)  # with it, the next cook would not come by its fault
         print(json.dumps([fault, came_back, output.exists()]), flush=True)
     del os.environ["FAULT"]
     print(json.dumps(cook("ddp_fork", folder, output)), flush=True)

@@ -77,7 +77,7 @@ def test_in_a_python_session_each_fault_comes_back_as_lightning_reports_it(
         place, rank, how = fault.split(":")
         expected = {
             "raise": ("ProcessRaisedException", f"Process {rank} terminated", "ValueError: the injected fault"),
-            "full": ("ProcessRaisedException", f"Process {rank} terminated", "No space left on device"),
+            "full": ("ProcessRaisedException", "No space left on device"),  # on all of them
             "kill": ("ProcessExitedException", f"process {rank} terminated with signal SIGKILL"),
             "term": ("ProcessExitedException", f"process {rank} terminated with exit code 143"),
         }[how]
@@ -85,7 +85,14 @@ def test_in_a_python_session_each_fault_comes_back_as_lightning_reports_it(
             expected = ("ProcessRaisedException", "the injected fault")
         if place == "inside":  # Python's handlers wait there, and the other process ends at the same time
             expected = ("ProcessExitedException", "terminated with exit code 1")
-        assert [part for part in expected if part not in came_back] == [], fault
+        told = {  # by the other process, if that ends first
+            "raise": "the injected fault",
+            "full": "No space left on device",
+            "kill": "ended without a word",
+            "term": "asked to end by SIGTERM",
+        }[how]
+        others = ("ProcessRaisedException", f"Process {rank} ", told)
+        assert any(all(part in came_back for part in parts) for parts in (expected, others)), (fault, came_back)
         assert not saved
     assert "Process 1 failed: asked to end by SIGTERM" in errors
     # and in the same session, after all that

@@ -97,7 +97,7 @@ def distributed(place: str) -> Kind:
 
     def make(folder: Path, payload: Any) -> Path:
         path = folder / "evil.ckpt"
-        dcp.save({"state_dict": weights()}, checkpoint_id=str(path), no_dist=True)
+        dcp.save({"state_dict": weights()}, checkpoint_id=str(path))
         if place == ".metadata":
             metadata = pickle.loads((path / place).read_bytes())
             metadata.planner_data = payload

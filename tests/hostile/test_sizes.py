@@ -223,7 +223,7 @@ def test_all_kinds_of_numbers_pass(tmp_path: Path, dtype: torch.dtype) -> None:
 
 def test_a_pickle_that_wants_room_for_four_billion_objects(tmp_path: Path) -> None:
     folder = tmp_path / "a"
-    dcp.save({"w": torch.ones(2)}, checkpoint_id=str(folder), no_dist=True)
+    dcp.save({"w": torch.ones(2)}, checkpoint_id=str(folder))
     huge = b"\x80\x02N" + pickle.LONG_BINPUT + b"\xff\xff\xff\xff" + b"."
     (folder / ".metadata").write_bytes(huge)
     (tmp_path / "a.pt").write_bytes(huge)
@@ -234,7 +234,7 @@ def test_a_pickle_that_wants_room_for_four_billion_objects(tmp_path: Path) -> No
 
 def test_pieces_of_a_distributed_checkpoint_count_once(tmp_path: Path) -> None:
     """A thousand tensors that are all the same bytes would fill the disk when they are put together."""
-    dcp.save({"a": torch.ones(4), "b": torch.ones(4)}, checkpoint_id=str(tmp_path / "x"), no_dist=True)
+    dcp.save({"a": torch.ones(4), "b": torch.ones(4)}, checkpoint_id=str(tmp_path / "x"))
     metadata = pickle.loads((tmp_path / "x" / ".metadata").read_bytes())
     for index, place in metadata.storage_data.items():
         place.offset, place.length = 0, (tmp_path / "x" / place.relative_path).stat().st_size
