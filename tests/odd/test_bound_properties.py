@@ -15,7 +15,7 @@ from lightning_soups.evaluation.bounds import Bound, bound_of
 CLASSES = 3
 NAMES = [
     *("Accuracy", "Precision", "Recall", "Specificity", "F1Score", "FBetaScore", "HammingDistance"),
-    "NegativePredictiveValue",
+    *(["NegativePredictiveValue"] if hasattr(classification, "BinaryNegativePredictiveValue") else []),  # 1.6
 ]
 
 
