@@ -185,13 +185,18 @@ class SoupCallback(Callback):
         if not trainer.strategy.broadcast(self._folder.wants(score) and not self._folder.has_found(*moment, score)):
             return
         path = self._folder.checkpoint_path(*moment)
+
+        def finish() -> None:
+            """Record the checkpoint, which is on the disk; then delete those that it drives out."""
+            if trainer.is_global_zero:
+                self._write_record(trainer, pl_module, path, score, metrics, saved.sha256)
+                for worse in surplus:
+                    withdraw(worse)
+
         try:
             saved = save_validated_weights(trainer, path)
             surplus = self._folder.keep(path, score)
-            agreed(
-                trainer.strategy,
-                lambda: self._finish(trainer, pl_module, path, score, metrics, saved.sha256, surplus),
-            )
+            agreed(trainer.strategy, finish)
         except BaseException:
             if trainer.is_global_zero:
                 discard_unrecorded(path)
@@ -206,23 +211,6 @@ class SoupCallback(Callback):
                 " number. Pass mode='max' or mode='min', or log a torchmetrics.Metric."
             )
         return mode
-
-    def _finish(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        path: AnyPath,
-        score: Score,
-        metrics: dict[str, float],
-        sha256: str | None,
-        surplus: list[AnyPath],
-    ) -> None:
-        """On one process: record a checkpoint that is on the disk, then delete those that it drives out."""
-        if not trainer.is_global_zero:
-            return
-        self._write_record(trainer, pl_module, path, score, metrics, sha256)
-        for worse in surplus:
-            withdraw(worse)
 
     def _write_record(
         self,

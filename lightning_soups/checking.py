@@ -1,21 +1,20 @@
 """Checks of what ingredients hold, made before it is used: unchanged since it was recorded, and finite."""
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from lightning_soups.bad_ingredients import reason_of
 from lightning_soups.content import content_hash
 from lightning_soups.ingredients import Ingredient
 from lightning_soups.local_copies import local_copy
 from lightning_soups.opening import files_of
-from lightning_soups.weights.chunks import Release
-from lightning_soups.weights.finite import not_finite
+from lightning_soups.unchanged_file import FileState, check_unchanged, state_of
 
-Stamp: TypeAlias = tuple[tuple[int, int, int], ...]
-"""Size, time of change and number of every file of a checkpoint."""
+Files: TypeAlias = Mapping[Path, FileState]
+"""How every file of a checkpoint looked at some moment."""
 
 _SHOWN = 12  # digits of a hash
 
@@ -27,16 +26,16 @@ class ContentChecks:
     when they were opened are noticed. What is read is used at once, so hardly any of it is read from the disk twice.
 
     Args:
-        checked: Ingredients that were checked before, with the stamp that their files had: all is well with those whose
-            files have it still.
+        checked: Ingredients that were checked before, and how their files looked: all is well with those whose files
+            look the same.
         finite: Whether to look for NaN and infinity.
     """
 
-    def __init__(self, checked: Mapping[Ingredient, Stamp] | None = None, finite: bool = True) -> None:
+    def __init__(self, checked: Mapping[Ingredient, Files] | None = None, finite: bool = True) -> None:
         self._finite = finite
-        self.checked: dict[Ingredient, Stamp] = dict(checked or {})
+        self.checked: dict[Ingredient, Files] = dict(checked or {})
         self._expected: dict[Ingredient, str] = {}
-        self._opened: dict[Ingredient, Stamp] = {}
+        self._opened: dict[Ingredient, Files] = {}
         self._found: dict[Ingredient, str | None] = {}
         self._locks: dict[Ingredient, Lock] = {}
         self._lock = Lock()
@@ -49,33 +48,39 @@ class ContentChecks:
         """
         if ingredient.sha256 is not None:
             return ingredient.sha256
-        stamp = _stamp_or_none(ingredient)
-        if stamp is None:
+        files = _files_or_none(ingredient)
+        if files is None:
             return f"gone since it was opened, {self._opened.get(ingredient)}"
         if ingredient not in self._expected:
             self._expected[ingredient] = content_hash(local_copy(ingredient.path))
-        changed = stamp != self._opened.get(ingredient, stamp)
-        return f"{self._expected[ingredient]}, changed {stamp}" if changed else self._expected[ingredient]
+        changed = files != self._opened.get(ingredient, files)
+        return f"{self._expected[ingredient]}, changed {files}" if changed else self._expected[ingredient]
 
     def opened(self, ingredient: Ingredient) -> None:
         """Note how the files of an ingredient look that are about to be opened."""
         with suppress(FileNotFoundError):  # opening says it better
-            self._opened[ingredient] = _stamp(ingredient)
+            self._opened[ingredient] = _files(ingredient)
 
-    def problem(
-        self,
-        ingredient: Ingredient,
-        tensors: Callable[[], Mapping[str, Any]],
-        parameters: Container[str],
-        release: Release,
-    ) -> str | None:
+    def check_unchanged(self, ingredient: Ingredient, mapped: Iterable[Path]) -> None:
+        """Make sure, before every use, that nobody has written into what was opened.
+
+        Args:
+            ingredient: It was opened.
+            mapped: Those of its files that are mapped into memory.
+
+        Raises:
+            ValueError: Somebody has; see :func:`~lightning_soups.unchanged_file.check_unchanged`.
+        """
+        opened = self._opened.get(ingredient, {})
+        for file in opened.keys() & set(mapped):
+            check_unchanged(file, opened[file])
+
+    def problem(self, ingredient: Ingredient, not_finite: Callable[[], str | None]) -> str | None:
         """Find out what is wrong with an ingredient, or remember it.
 
         Args:
             ingredient: It was opened.
-            tensors: Gives its weights as they are in the file, on CPU.
-            parameters: The names of those that are parameters.
-            release: Called with each piece of a tensor that has been read.
+            not_finite: Says which of its weights are not finite.
 
         Returns:
             What is wrong, in words; None when all is well.
@@ -84,28 +89,21 @@ class ContentChecks:
             lock = self._locks.setdefault(ingredient, Lock())
         with lock:
             if ingredient not in self._found:
-                self._found[ingredient] = self._look(ingredient, tensors, parameters, release)
+                self._found[ingredient] = self._look(ingredient, not_finite)
             return self._found[ingredient]
 
-    def _look(
-        self,
-        ingredient: Ingredient,
-        tensors: Callable[[], Mapping[str, Any]],
-        parameters: Container[str],
-        release: Release,
-    ) -> str | None:
+    def _look(self, ingredient: Ingredient, not_finite: Callable[[], str | None]) -> str | None:
         try:
-            opened = self._opened.get(ingredient)
-            stamp = _stamp_or_none(ingredient)
-            if stamp is None and opened is not None:
+            opened, files = self._opened.get(ingredient), _files_or_none(ingredient)
+            if files is None and opened is not None:
                 # its run has recorded a better one and deleted it; what was opened stays, and all but its hash can be
                 # checked still
-                return self._not_finite(tensors, parameters, release)
-            if stamp is None:
+                return self._infinity(not_finite)
+            if files is None:
                 return "it cannot be read any more: it has gone"
-            if stamp != (opened or stamp):  # reading what was cut off would kill the process
+            if files != (opened or files):  # reading what was cut off would kill the process
                 return "its file was changed after it had been opened"
-            if self.checked.get(ingredient) == stamp:
+            if self.checked.get(ingredient) == files:
                 return None
             expected = ingredient.sha256 or self._expected.get(ingredient)
             if expected is not None and (actual := content_hash(local_copy(ingredient.path))) != expected:
@@ -115,26 +113,22 @@ class ContentChecks:
                 )
         except (OSError, ValueError) as error:
             return f"it cannot be read any more: {reason_of(error)}"
-        if (reason := self._not_finite(tensors, parameters, release)) is not None:
+        if (reason := self._infinity(not_finite)) is not None:
             return reason
-        self.checked[ingredient] = stamp
+        self.checked[ingredient] = files
         return None
 
-    def _not_finite(
-        self, tensors: Callable[[], Mapping[str, Any]], parameters: Container[str], release: Release
-    ) -> str | None:
-        found = not_finite(tensors(), parameters, release) if self._finite else None
+    def _infinity(self, not_finite: Callable[[], str | None]) -> str | None:
+        found = not_finite() if self._finite else None
         return f"its weights are not finite: {found}" if found else None
 
 
-def _stamp_or_none(ingredient: Ingredient) -> Stamp | None:
+def _files_or_none(ingredient: Ingredient) -> Files | None:
     try:
-        return _stamp(ingredient)
+        return _files(ingredient)
     except FileNotFoundError:
         return None
 
 
-def _stamp(ingredient: Ingredient) -> Stamp:
-    files: list[Path] = files_of(local_copy(ingredient.path))
-    stats = [file.stat() for file in files]
-    return tuple((stat.st_size, stat.st_mtime_ns, stat.st_ino) for stat in stats)
+def _files(ingredient: Ingredient) -> Files:
+    return {file: state_of(file) for file in files_of(local_copy(ingredient.path))}

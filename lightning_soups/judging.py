@@ -3,12 +3,10 @@
 import math
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, get_args
 
 from lightning_soups.bad_ingredients import LeftOut
 from lightning_soups.ingredients import Ingredient, Ingredients
 from lightning_soups.opening import open_checkpoint
-from lightning_soups.score import Mode
 from lightning_soups.weights import fingerprint
 
 
@@ -25,14 +23,9 @@ def bad_scores(ingredients: Iterable[Ingredient], monitor: str, finite: bool = T
         reason = None
         if one.monitor is not None and one.monitor not in one.metrics:
             reason = f"its record has no value of {one.monitor!r}, the metric that it was recorded for"
-        elif one.mode is not None and one.mode not in get_args(Mode):
-            reason = f"its record has the mode {one.mode!r}, which is neither 'min' nor 'max'"
-        else:
+        elif finite:
             for name in dict.fromkeys(filter(None, (one.monitor, monitor))):
-                value: Any = one.metrics.get(name, 0.0)
-                if not isinstance(value, (int, float)):
-                    reason = f"its recorded {name!r} is no number: {value!r}"
-                elif finite and not math.isfinite(value):
+                if not math.isfinite(value := one.metrics.get(name, 0.0)):
                     reason = f"its recorded {name!r} is {value}: it diverged"
         if reason is not None:
             bad.append(LeftOut(one.path, one.run, reason))

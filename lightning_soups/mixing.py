@@ -18,9 +18,9 @@ from lightning_soups.likeness import copies, tell_dtypes, unlike
 from lightning_soups.mixture import Mixture
 from lightning_soups.opening import open_checkpoint
 from lightning_soups.records import SOUP_KEY, SUMMED_KEY
-from lightning_soups.unchanged_file import FileState, check_unchanged, state_of
 from lightning_soups.weights import WeightNames, average, dots, inner_products
 from lightning_soups.weights.averaging import StateDict, differences, whole, write_average
+from lightning_soups.weights.finite import not_finite
 from lightning_soups.weights.kinds import refuse_odd
 from lightning_soups.weights.pages import MappedPages
 
@@ -57,7 +57,6 @@ class Mixer:
         self.checks = ContentChecks() if checks is None else checks
         self._opened: dict[Ingredient, dict[str, Any]] = {}
         self._files: dict[Ingredient, list[Path]] = {}
-        self._states: dict[Ingredient, dict[Path, FileState]] = {}
         self._pages: tuple[int, MappedPages] | None = None
 
     def mix(self, mixture: Mixture) -> dict[str, Any]:
@@ -169,7 +168,6 @@ class Mixer:
         """Forget an ingredient that is left out."""
         self._opened.pop(ingredient, None)
         self._files.pop(ingredient, None)
-        self._states.pop(ingredient, None)
         self._pages = None
 
     def problem(self, ingredient: Ingredient) -> str | None:
@@ -184,7 +182,7 @@ class Mixer:
         """
         self._open(ingredient)
         return self.checks.problem(
-            ingredient, lambda: self._tensors(ingredient), self._parameters(ingredient), self.release
+            ingredient, lambda: not_finite(self._tensors(ingredient), self._parameters(ingredient), self.release)
         )
 
     def names_and_shapes(self, ingredient: Ingredient) -> StateDict:
@@ -211,8 +209,7 @@ class Mixer:
         """
         if (reason := self.problem(ingredient)) is not None:
             raise BadIngredientError([LeftOut(ingredient.path, ingredient.run, reason)])
-        for file, opened in self._states.get(ingredient, {}).items():
-            check_unchanged(file, opened)
+        self.checks.check_unchanged(ingredient, self._files.get(ingredient, ()))
         return self.names_and_shapes(ingredient)
 
     def complete(self, state_dict: StateDict) -> StateDict:
@@ -266,7 +263,6 @@ class Mixer:
         fitted = self._fitting.fit(checkpoint["state_dict"], repr(str(ingredient.path)), checkpoint)
         refuse_odd(fitted, f"The ingredient {str(ingredient.path)!r}")
         self._files[ingredient] = files
-        self._states[ingredient] = {file: state_of(file) for file in files}
         self._opened[ingredient] = {**checkpoint, "state_dict": fitted}
         return self._opened[ingredient]
 

@@ -8,7 +8,7 @@ from typing import Any
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_soups.bad_ingredients import BadIngredientError
-from lightning_soups.checking import ContentChecks, Stamp
+from lightning_soups.checking import ContentChecks, Files
 from lightning_soups.evaluation.admission import admit
 from lightning_soups.evaluation.agreement import damaged, found_by_any
 from lightning_soups.evaluation.kept_loop import KeptLoop
@@ -41,7 +41,7 @@ class Chosen:
 
     plan: Any
     questions: HeldOutQuestions
-    checked: Mapping[Ingredient, Stamp]
+    checked: Mapping[Ingredient, Files]
     mode: Mode | None
     caveats: tuple[str, ...]
 

@@ -183,7 +183,7 @@ class Journal:
         """Members in the order in which they are summed, by what they hold; the bits of a mixture depend on no more."""
         members = sorted(mixture, key=lambda member: member.place)
         content = [self._content(member) for member in members]
-        coefficients = [[own[member].hex() for member in members] for own in (mixture.coefficients,)]
+        coefficients = [mixture.coefficients[member].hex() for member in members]
         layers = {layer: [own[member].hex() for member in members] for layer, own in sorted(mixture.layers.items())}
         return _digest(json.dumps([kind, content, coefficients, layers]))
 

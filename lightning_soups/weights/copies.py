@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_soups.weights.kinds import is_in_memory
+
 _LOOKED_AT = 64  # tensors of a checkpoint; each is a page of the file to read, wherever it is
 
 
@@ -39,7 +41,7 @@ def _glance(state_dict: Mapping[str, Any]) -> bytes:
     for name, value in sorted(state_dict.items()):
         kind = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else "no tensor"
         digest.update(f"{name}\0{kind}\0".encode())
-    tensors = [one for one in state_dict.values() if isinstance(one, Tensor) and _plain(one) and one.numel()]
+    tensors = [one for one in state_dict.values() if isinstance(one, Tensor) and is_in_memory(one) and one.numel()]
     for tensor in tensors[:: max(1, len(tensors) // _LOOKED_AT)][: _LOOKED_AT - 1] + tensors[-1:]:
         middle = tuple(size // 2 for size in tensor.shape)
         digest.update(repr(tensor[middle].item()).encode())
@@ -58,12 +60,8 @@ def _late_first(names: Iterable[str]) -> list[str]:
 def _same(first: Any, second: Any) -> bool:
     if not isinstance(first, Tensor) or not isinstance(second, Tensor):
         return type(first) is type(second) and bool(repr(first) == repr(second))
-    if not _plain(first):
+    if not is_in_memory(first):
         return False
     if first.element_size() == 1 and first.is_floating_point():
         first, second = first.view(torch.uint8), second.view(torch.uint8)  # float8 has no comparison
     return torch.equal(first, second)
-
-
-def _plain(tensor: Tensor) -> bool:
-    return tensor.layout is torch.strided and not tensor.is_quantized

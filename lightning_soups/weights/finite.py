@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_soups.weights.chunks import Release, pieces
+from lightning_soups.weights.kinds import is_in_memory
 
 _PIECE = 1 << 20  # numbers that are looked at, and given back, at a time
 _SOME = 3  # tensors that are named
@@ -41,8 +42,7 @@ def not_finite(
 
 
 def _has_floats(tensor: Tensor) -> bool:
-    plain = tensor.layout is torch.strided and not tensor.is_quantized
-    return plain and tensor.numel() > 0 and (tensor.is_floating_point() or tensor.is_complex())
+    return is_in_memory(tensor) and tensor.numel() > 0 and (tensor.is_floating_point() or tensor.is_complex())
 
 
 def _worst(tensor: Tensor, is_parameter: bool, release: Callable[[Tensor], None]) -> str | None:

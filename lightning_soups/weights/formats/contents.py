@@ -6,10 +6,14 @@ from typing import Any
 from torch import Tensor
 
 _DEEPEST = 100  # what is nested deeper makes copying it and writing it as JSON fail
-_ROOM = 1 << 26  # bytes that tensors may claim beyond the file, all together
-_TIMES = 4
+_ROOM, _TIMES = 1 << 26, 4
 _FEWEST = 1 << 20  # values that any file may have
 _OWN = ("grad_fn", "__dict__")
+
+
+def may_claim(size: int) -> int:
+    """Bytes that all tensors of a file may claim together: four times its own, as they may share memory, and 64 MiB."""
+    return _TIMES * size + _ROOM
 
 
 def check_content(content: Any, size: int) -> None:
@@ -39,7 +43,7 @@ def check_content(content: Any, size: int) -> None:
                     raise ValueError(f"its {size} bytes unfold into more than {most} values")
                 if not isinstance(item, (str, bytes, int, float, type(None))):
                     below.append(item)
-        if claimed > _TIMES * size + _ROOM:
+        if claimed > may_claim(size):
             raise ValueError(f"its tensors claim {claimed} bytes of memory, and the file has {size}")
         if not below:
             return

@@ -34,7 +34,7 @@ class Inert:
 
 
 # The unpickler in C puts aside memory for as many objects as a file says there are; the one in Python, which is private
-# (see tests/hostile/test_sizes.py), keeps them in a dictionary.
+# (tests/test_lightning_internals.py guards it), keeps them in a dictionary.
 class InertUnpickler(pickle._Unpickler):
     """Unpickles stand-ins.
 

@@ -12,6 +12,7 @@ from typing import IO, Any, cast
 
 import torch
 
+from lightning_soups.weights.formats.contents import may_claim
 from lightning_soups.weights.formats.inert_pickle import Inert, InertUnpickler
 
 ZIP = b"PK\x03\x04"
@@ -40,8 +41,6 @@ _ITEMSIZES = {
     "QUInt2x4": 1,
 }
 _VIEWS = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_qtensor")  # of storages
-_ROOM = 1 << 26  # bytes that tensors may claim beyond the file, all together
-_TIMES = 4  # by how much tensors that share memory may claim more than the file has
 
 Error = pickle.UnpicklingError
 
@@ -142,7 +141,7 @@ class _Declared:
             if (place := (storage.key, _whole(offset), shape, strides)) not in self._tensors:
                 self._tensors.add(place)
                 self._claimed += count * itemsize
-            if self._claimed > _TIMES * self._size + _ROOM:
+            if self._claimed > may_claim(self._size):
                 raise Error(f"its tensors claim {self._claimed} bytes of memory, and it has {self._size} itself")
         return Inert()
 
