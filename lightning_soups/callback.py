@@ -15,13 +15,13 @@ from torch.nn.parameter import is_lazy
 from lightning_soups import records
 from lightning_soups.agreed import agreed
 from lightning_soups.checkpointing import save_initialization, save_validated_weights
-from lightning_soups.files import safe_name
 from lightning_soups.leftovers import clean_soup_directory
 from lightning_soups.logged import Logged, logged_in_epoch
 from lightning_soups.other_name import refuse_other_version
 from lightning_soups.paths import AnyPath, any_path
 from lightning_soups.run_facts import every_metric, every_sample_once, hyperparameters
 from lightning_soups.run_folder import RunFolder, discard_unrecorded, withdraw
+from lightning_soups.safe_names import safe_name
 from lightning_soups.score import Mode, Score, validate_mode
 from lightning_soups.weights import fingerprint
 

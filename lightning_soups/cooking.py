@@ -9,13 +9,13 @@ from lightning_soups.evaluation.answer import Answer
 from lightning_soups.evaluation.kept_loop import KeptLoop
 from lightning_soups.evaluation.replay import ReplayEvaluator
 from lightning_soups.evaluation.session import HeldOutQuestions, ask
-from lightning_soups.files import safe_name
 from lightning_soups.ingredients import Ingredients
 from lightning_soups.lock import on_rank_zero, sole_writer
 from lightning_soups.loggers import CookLog
 from lightning_soups.mixture import Mixture
 from lightning_soups.paths import AnyPath, any_path
 from lightning_soups.recipes import Recipe
+from lightning_soups.safe_names import safe_name
 from lightning_soups.soup import Soup
 from lightning_soups.studies import Study
 from lightning_soups.trace import left_out_row

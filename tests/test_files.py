@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from lightning_soups.files import replacing, replacing_folder, safe_name, write_json
+from lightning_soups.files import replacing, replacing_folder, write_json
+from lightning_soups.safe_names import safe_name
 
 
 def test_a_file_is_complete_or_absent(tmp_path: Path) -> None:

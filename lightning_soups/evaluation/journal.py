@@ -1,6 +1,5 @@
 """What a cook has found out so far, on disk: one that was interrupted continues where it was."""
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -11,12 +10,11 @@ from typing import Any
 from lightning.pytorch.strategies import Strategy
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
+from lightning_soups.evaluation.journal_lines import digest, read_lines, read_states, written
 from lightning_soups.files import append_durably, replacing, write_json
 from lightning_soups.ingredients import Ingredient
 from lightning_soups.mixture import Mixture
 from lightning_soups.paths import AnyPath
-
-_CHECK = 16  # hexadecimal digits that a line begins with, of the hash of the rest
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ class Journal:
         self._path = path
         self._strategy = strategy
         self._content = content
-        self._lines: list[dict[str, Any]] = _read(path) if strategy.is_global_zero else []
+        self._lines: list[dict[str, Any]] = read_lines(path) if strategy.is_global_zero else []
         self._context: str | None = None
         self._found: dict[str, Finding] = {}
         self._state_path = _state_of(path)
@@ -102,12 +100,12 @@ class Journal:
 
     def _begin(self) -> None:
         context = self._ask_context()
-        self._context = name = _digest(json.dumps(context, sort_keys=True))
+        self._context = name = digest(json.dumps(context, sort_keys=True))
         if self._strategy.is_global_zero:
             for line in self._lines:
                 if line.get("context") == name:
                     self._take_up(line)
-            self._states = _read_states(self._state_path, name)
+            self._states = read_states(self._state_path, name)
             if self._found or self._states:
                 rank_zero_info(f"Resuming from {str(self._path)!r}: {len(self._found)} evaluations are known already.")
             elif self.is_left:
@@ -185,7 +183,7 @@ class Journal:
         content = [self._content(member) for member in members]
         coefficients = [mixture.coefficients[member].hex() for member in members]
         layers = {layer: [own[member].hex() for member in members] for layer, own in sorted(mixture.layers.items())}
-        return _digest(json.dumps([kind, content, coefficients, layers]))
+        return digest(json.dumps([kind, content, coefficients, layers]))
 
     def _write(self, line: dict[str, Any]) -> None:
         self._lines.append(line)
@@ -193,10 +191,10 @@ class Journal:
 
     def _write_line(self, line: Mapping[str, Any]) -> None:
         if isinstance(self._path, Path):
-            append_durably(self._path, _written(line))
+            append_durably(self._path, written(line))
         else:
             with replacing(self._path) as temporary:
-                temporary.write_bytes(b"".join(map(_written, self._lines)))
+                temporary.write_bytes(b"".join(map(written, self._lines)))
 
     def _try_to_write(self, write: Callable[[], None]) -> None:
         if not self._writes:
@@ -218,40 +216,3 @@ def _state_of(path: AnyPath) -> AnyPath:
 def _delete(path: AnyPath) -> None:
     for one in (_state_of(path), path):
         one.unlink(missing_ok=True)
-
-
-def _written(line: Mapping[str, Any]) -> bytes:
-    text = json.dumps(line)
-    return f"{_digest(text)} {text}\n".encode()
-
-
-def _read(path: AnyPath) -> list[dict[str, Any]]:
-    try:
-        written = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        rank_zero_warn(f"The journal {str(path)!r} of an earlier cook cannot be read, so nothing is resumed: {error}")
-        return []
-    lines = []
-    for one in written:
-        check, _, text = one.partition(b" ")
-        if check.decode("ascii", "replace") == hashlib.sha256(text).hexdigest()[:_CHECK]:
-            with suppress(ValueError, RecursionError):  # nothing that a journal holds
-                lines.append(json.loads(text))
-    return [line for line in lines if isinstance(line, dict)]
-
-
-def _read_states(path: AnyPath, context: str) -> dict[str, Any]:
-    """What recipes saved of themselves in a context; nothing when there is no such file, or it is of another one."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    of_this = isinstance(content, dict) and content.get("context") == context
-    states = content.get("states") if of_this else None
-    return states if isinstance(states, dict) else {}
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:_CHECK]

@@ -8,8 +8,8 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_soups.callback import SoupCallback
-from lightning_soups.files import safe_name
 from lightning_soups.paths import any_path
+from lightning_soups.safe_names import safe_name
 from lightning_soups.sweep.trial import trial_seed
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lightning_soups import Ingredients, Recipe, SoupCallback, SoupTrainer
 from lightning_soups.cooking import file_name
-from lightning_soups.files import safe_name
+from lightning_soups.safe_names import safe_name
 from lightning_soups.weights import read_checkpoint
 from tests.helpers import Blobs, Classifier, record, trainer
 

@@ -109,7 +109,7 @@ def breaks() -> list[Break]:
         ),
         Break("a journal's lines are not flushed", _set(journal, append_durably=_append), kills(greedy, "power")),
         Break("a journal's lines are kept for a while", _keep_lines, kills(greedy, "step")),
-        Break("torn lines are not told from whole ones", _set(journal, _read=_read_all), kills(greedy, "torn")),
+        Break("torn lines are not told from whole ones", _set(journal, read_lines=_read_all), kills(greedy, "torn")),
         Break("a journal is never read", _set(journal.Journal, recall=_nothing), kills(greedy, "step")),
         Break(
             "a recipe's state is not kept", _set(journal.Journal, load_state=_nothing), kills("cook learned", "step")
@@ -175,14 +175,14 @@ def _in_place() -> None:
 
 
 def _delete_first() -> None:
-    finish = SoupCallback._finish
+    keep = RunFolder.keep
 
-    def delete_first(self: Any, *args: Any) -> None:
-        for worse in args[-1]:
+    def delete_first(self: Any, *args: Any) -> list[Path]:
+        for worse in keep(self, *args):
             callback.withdraw(worse)
-        finish(self, *args[:-1], [])
+        return []
 
-    SoupCallback._finish = delete_first
+    RunFolder.keep = delete_first
 
 
 def _checkpoint_first() -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lightning_soups import Ingredients, Soup
-from lightning_soups.evaluation import journal
+from lightning_soups.evaluation import journal, journal_lines
 from lightning_soups.listing import list_ingredients
 from lightning_soups.records import read_record, write_record
 from lightning_soups.report import write_report
@@ -167,7 +167,7 @@ def _journal(folder: Path) -> None:
     ]
     lines = [{"context": "0" * 16, "of": {"data": "a"}}]
     lines += [{"context": "0" * 16, "key": str(number), "found": found} for number, found in enumerate(findings)]
-    path.write_bytes(b"".join(map(journal._written, lines)))
+    path.write_bytes(b"".join(map(journal_lines.written, lines)))
     states = {"context": "0" * 16, "states": {"learned": {"step": 3, "logits": [0.1, 0.2]}}}
     path.with_name(f"{path.name}.state").write_text(json.dumps(states))
 
@@ -219,7 +219,7 @@ def _read_journal(folder: Path) -> None:
     own = journal.Journal(path, strategy, lambda one: "")
     own.begin(lambda: {"data": "a"})
     written = {line.split(b" ", 1)[1] for line in (path.parent / "intact").read_bytes().splitlines()}
-    for line in journal._read(path):
+    for line in journal_lines.read_lines(path):
         if line != {} and json.dumps(line).encode() not in written and "of" not in line:
             raise AssertionError(f"a line that was never written is read: {line}")
 
