@@ -196,7 +196,7 @@ class Soup:
             options=provenance["options"],
             candidates=candidates,
             left_out=[
-                LeftOut(any_path(one["path"], "path"), one["run"], one["reason"], one["is_copy"])
+                LeftOut(named_path(one["path"]), one["run"], one["reason"], one["is_copy"])
                 for one in provenance.get("left_out", [])  # older soups have none
             ],
             caveats=provenance["caveats"],

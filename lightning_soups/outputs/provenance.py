@@ -35,6 +35,7 @@ _SOUP = {
     "caveats": [_TEXT],
     "candidates": [_INGREDIENT],
     "others": [_INGREDIENT],
+    "left_out": [{**dict.fromkeys(("path", "run", "reason"), _TEXT), "is_copy": _FLAG}],
     "mixture": _MIXTURE,
     "trace": [_QUESTION],
     "batch_norm": _TEXT + _NOTHING,

@@ -116,6 +116,8 @@ def test_what_a_soup_was_made_of_is_only_told(url: str, tmp_path: Path, monkeypa
         text = (tmp_path / "a.pt.json").read_text()
         provenance = json.loads(text)
         provenance["lightning_soups"]["candidates"][0]["path"] = url
+        left_out = {"path": url, "run": "a", "reason": "it is elsewhere", "is_copy": False}
+        provenance["lightning_soups"]["left_out"] = [left_out]
         (tmp_path / "a.pt.json").write_text(json.dumps(provenance))
         soup = Soup.load(tmp_path / "a.pt")
         soup.save(tmp_path / "b.safetensors")  # the weights of the soup, not of what it says it is made of
@@ -123,13 +125,16 @@ def test_what_a_soup_was_made_of_is_only_told(url: str, tmp_path: Path, monkeypa
         assert not asked
 
 
+@pytest.mark.parametrize("entry", ["candidates", "left_out"])
 @pytest.mark.parametrize("path", ["", "a\0b", 3, None, ["x"]], ids=repr)
-def test_what_is_no_path_is_refused(path: object, tmp_path: Path) -> None:
+def test_what_is_no_path_is_refused(path: object, entry: str, tmp_path: Path) -> None:
     soup_of(tmp_path).save(tmp_path / "a.pt")
     provenance = json.loads((tmp_path / "a.pt.json").read_text())
-    provenance["lightning_soups"]["candidates"][0]["path"] = path
+    own = provenance["lightning_soups"]
+    own["left_out"] = [{"path": "b.ckpt", "run": "b", "reason": "it is damaged", "is_copy": False}]
+    own[entry][0]["path"] = path
     (tmp_path / "a.pt.json").write_text(json.dumps(provenance))
-    with pytest.raises(ValueError, match=r"'candidates\.0\.path' cannot be|A path must be a text"):
+    with pytest.raises(ValueError, match=rf"'{entry}\.0\.path' cannot be|A path must be a text"):
         Soup.load(tmp_path / "a.pt")
 
 
