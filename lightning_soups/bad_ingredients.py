@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple, get_args
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_soups.paths import AnyPath
+from lightning_soups.visible import visible
 
 OnBadIngredient = Literal["error", "skip"]
 
@@ -90,4 +91,4 @@ def reason_of(error: BaseException) -> str:
 
 def listed(bad: Iterable[LeftOut]) -> str:
     """A line each: the path and the reason, which need not name the path again."""
-    return "\n".join(f"  {str(one.path)!r}: {one.reason}" for one in bad)
+    return "\n".join(f"  {str(one.path)!r}: {visible(one.reason)}" for one in bad)

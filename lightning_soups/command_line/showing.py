@@ -38,7 +38,7 @@ def show_left_out(left_out: Sequence[LeftOut]) -> None:
     if left_out:
         console.print(f"Left out: {len(left_out)}", style="bold")
         for one in left_out:
-            console.print(f"• {one.path}: {one.reason}", markup=False, soft_wrap=True)
+            console.print(cell(f"• {one.path}: {one.reason}"), soft_wrap=True)
         console.print("")
 
 

@@ -96,6 +96,10 @@ def test_the_command_shows_text(tmp_path: Path, capsys) -> None:
     assert "\x1b" not in out
     assert r"\x1b[2J" in out
     (tmp_path / "runs" / "a" / "x.json").write_text(json.dumps(_record(checkpoint="../" + ESCAPE)))
+    (tmp_path / "runs" / "a" / f"{ESCAPE[:4]}.json").write_text("{}")
+    with pytest.warns(UserWarning, match="Left out") as warned:
+        Ingredients.load(tmp_path, on_bad_ingredient="skip")
+    assert "\x1b" not in str(warned[0].message)
     SoupCLI(Classifier, args=["ls", str(tmp_path)])  # which tells of what cannot be read
     assert "\x1b" not in "".join(capsys.readouterr())
     with pytest.raises(SystemExit):
