@@ -3,7 +3,8 @@
 from lightning_soups.bad_ingredients import BadIngredientError
 from lightning_soups.callback import SoupCallback
 from lightning_soups.cli import SoupCLI
-from lightning_soups.ingredients import Ingredient, Ingredients
+from lightning_soups.ingredient import Ingredient
+from lightning_soups.ingredients import Ingredients
 from lightning_soups.mixture import Mixture
 from lightning_soups.recipes import GreedySoup, LearnedSoup, ModelStock, PrunedSoup, Recipe, UniformSoup, WiseFT
 from lightning_soups.soup import Soup

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from lightning_soups.bad_ingredients import reason_of
 from lightning_soups.content import content_hash
-from lightning_soups.ingredients import Ingredient
+from lightning_soups.ingredient import Ingredient
 from lightning_soups.local_copies import local_copy
 from lightning_soups.opening import files_of
 from lightning_soups.unchanged_file import FileState, check_unchanged, state_of

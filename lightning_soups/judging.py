@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Iterable
 
 from lightning_soups.bad_ingredients import LeftOut
-from lightning_soups.ingredients import Ingredient, Ingredients
+from lightning_soups.ingredient import Ingredient
+from lightning_soups.ingredients import Ingredients
 from lightning_soups.opening import open_checkpoint
 from lightning_soups.weights import fingerprint
 

@@ -8,7 +8,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from lightning_soups.bad_ingredients import LeftOut
-from lightning_soups.ingredients import Ingredient
+from lightning_soups.ingredient import Ingredient
 from lightning_soups.weights.averaging import StateDict, differences, layout
 from lightning_soups.weights.copies import same_weights
 

@@ -4,7 +4,8 @@ import math
 from typing import Any
 
 from lightning_soups.bad_ingredients import settle
-from lightning_soups.ingredients import Ingredient, Ingredients, find_ingredients
+from lightning_soups.ingredient import Ingredient
+from lightning_soups.ingredients import Ingredients, find_ingredients
 from lightning_soups.where import Condition
 
 

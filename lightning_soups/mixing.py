@@ -13,7 +13,7 @@ from lightning_soups.adapters.updates import AdapterUpdates
 from lightning_soups.bad_ingredients import BadIngredientError, LeftOut, reason_of
 from lightning_soups.checking import ContentChecks
 from lightning_soups.fitting import Fitting
-from lightning_soups.ingredients import INITIALIZATION, Ingredient
+from lightning_soups.ingredient import INITIALIZATION, Ingredient
 from lightning_soups.likeness import copies, tell_dtypes, unlike
 from lightning_soups.mixture import Mixture
 from lightning_soups.opening import open_checkpoint

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
-from lightning_soups.ingredients import Ingredient
+from lightning_soups.ingredient import Ingredient
 
 
 class Mixture:

@@ -10,7 +10,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_soups import records
 from lightning_soups.durable import sync_folder
-from lightning_soups.ingredients import Ingredient
+from lightning_soups.ingredient import Ingredient
 from lightning_soups.paths import AnyPath, claim_folder, fresh, in_order
 from lightning_soups.safe_names import safe_name
 from lightning_soups.score import Score

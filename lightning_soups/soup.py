@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_soups import outputs
 from lightning_soups.adapters import write_adapter
 from lightning_soups.bad_ingredients import LeftOut
-from lightning_soups.ingredients import Ingredient
+from lightning_soups.ingredient import Ingredient
 from lightning_soups.mixing import Mixer
 from lightning_soups.mixture import Mixture
 from lightning_soups.outputs.provenance import check_provenance

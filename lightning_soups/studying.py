@@ -17,7 +17,8 @@ from lightning_soups.evaluation.progress import RecipeProgress
 from lightning_soups.evaluation.replay_measurer import ReplayMeasurer, WhatToReport
 from lightning_soups.evaluation.session import HeldOutQuestions, ask
 from lightning_soups.evaluation.staging import Staging
-from lightning_soups.ingredients import Ingredient, Ingredients
+from lightning_soups.ingredient import Ingredient
+from lightning_soups.ingredients import Ingredients
 from lightning_soups.mixing import Mixer
 from lightning_soups.mixture import Mixture
 from lightning_soups.paths import AnyPath

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lightning_soups.ingredients import INITIALIZATION, Ingredient, run_names
+from lightning_soups.ingredient import INITIALIZATION, Ingredient
+from lightning_soups.ingredients import run_names
 from lightning_soups.mixture import Mixture
 from lightning_soups.records import varied_names
 from lightning_soups.soup import Soup

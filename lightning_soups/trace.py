@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from lightning_soups.bad_ingredients import LeftOut
-from lightning_soups.ingredients import Ingredient
+from lightning_soups.ingredient import Ingredient
 from lightning_soups.mixture import Mixture
 from lightning_soups.score import Mode, Score
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning_soups.ingredients import Ingredient
+    from lightning_soups.ingredient import Ingredient
 
 FIELDS = ("run", "epoch", "step", "path", "monitor", "mode", "initialization")
 _LONGEST = 1000  # characters of a condition

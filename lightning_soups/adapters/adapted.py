@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_soups.adapters.host import Host
 from lightning_soups.adapters.summed import AdapterFile, adapter_file
 from lightning_soups.adapters.updates import AdaptedWeight, AdapterUpdates, parts_of
-from lightning_soups.ingredients import INITIALIZATION, Ingredient
+from lightning_soups.ingredient import INITIALIZATION, Ingredient
 from lightning_soups.local_copies import local_copy
 from lightning_soups.opening import is_adapter, open_checkpoint
 from lightning_soups.records import SUMMED_KEY

@@ -11,7 +11,8 @@ from lightning.pytorch.strategies import Strategy
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_soups.adapters.adapted import AdaptedModule
-from lightning_soups.ingredients import Ingredient, Ingredients
+from lightning_soups.ingredient import Ingredient
+from lightning_soups.ingredients import Ingredients
 from lightning_soups.opening import is_adapter, open_checkpoint
 from lightning_soups.paths import AnyPath
 from lightning_soups.weights.adapter_names import factor_name, other_method

@@ -16,7 +16,8 @@ from lightning.pytorch import LightningDataModule, LightningModule
 
 from lightning_soups.bad_ingredients import BadIngredientError, LeftOut, reason_of
 from lightning_soups.command_line.named_classes import NamedImports, check_name
-from lightning_soups.ingredients import Ingredient, Ingredients
+from lightning_soups.ingredient import Ingredient
+from lightning_soups.ingredients import Ingredients
 from lightning_soups.opening import is_adapter, open_checkpoint
 from lightning_soups.other_name import refuse_other_name
 from lightning_soups.paths import AnyPath

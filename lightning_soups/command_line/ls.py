@@ -8,7 +8,8 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from lightning_soups.command_line.showing import show_left_out
-from lightning_soups.ingredients import Ingredient, Ingredients
+from lightning_soups.ingredient import Ingredient
+from lightning_soups.ingredients import Ingredients
 from lightning_soups.listing import list_ingredients
 from lightning_soups.tables import cell, ingredients_table, make_console
 from lightning_soups.where import Condition

@@ -23,7 +23,7 @@ from types import TracebackType
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from lightning_soups.ingredients import Ingredient
+from lightning_soups.ingredient import Ingredient
 
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 _LONGEST = 500

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from lightning_soups.bad_ingredients import LeftOut
 from lightning_soups.evaluation.kept_loop import KeptLoop
 from lightning_soups.evaluation.monitored import on_all_processes
-from lightning_soups.ingredients import Ingredient
+from lightning_soups.ingredient import Ingredient
 from lightning_soups.mixing import Mixer
 
 _THREADS = 4  # hashing releases the interpreter

@@ -13,7 +13,8 @@ from lightning_soups.evaluation.cache import CachedLoader
 from lightning_soups.evaluation.kept_loop import KeptLoop
 from lightning_soups.evaluation.monitored import on_all_processes
 from lightning_soups.evaluation.training_batches import TrainingBatches, training_loader
-from lightning_soups.ingredients import Ingredient, Ingredients
+from lightning_soups.ingredient import Ingredient
+from lightning_soups.ingredients import Ingredients
 from lightning_soups.mixing import Mixer
 from lightning_soups.mixture import Mixture
 from lightning_soups.weights.batch_norm import differing, tracking_layers

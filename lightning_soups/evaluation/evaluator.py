@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from lightning_soups.evaluation.learner import Learner
-from lightning_soups.ingredients import Ingredient, Ingredients
+from lightning_soups.ingredient import Ingredient
+from lightning_soups.ingredients import Ingredients
 from lightning_soups.mixture import Mixture
 from lightning_soups.score import Score
 

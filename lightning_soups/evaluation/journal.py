@@ -12,7 +12,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
 from lightning_soups.evaluation.journal_lines import digest, read_lines, read_states, written
 from lightning_soups.files import append_durably, replacing, write_json
-from lightning_soups.ingredients import Ingredient
+from lightning_soups.ingredient import Ingredient
 from lightning_soups.mixture import Mixture
 from lightning_soups.paths import AnyPath
 

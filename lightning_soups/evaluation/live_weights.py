@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_soups.evaluation.sharded_module import Shards, is_sharded, load_whole
 from lightning_soups.evaluation.staging import Staging
-from lightning_soups.ingredients import Ingredient
+from lightning_soups.ingredient import Ingredient
 from lightning_soups.mixing import Mixer
 from lightning_soups.mixture import Mixture
 from lightning_soups.weights.averaging import StateDict, whole

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 
-from lightning_soups.ingredients import Ingredient
+from lightning_soups.ingredient import Ingredient
 from lightning_soups.score import Mode, Score
 
 

@@ -32,7 +32,8 @@ from lightning_soups.evaluation.rejection import EarlyRejection
 from lightning_soups.evaluation.replay_learner import ReplayLearner
 from lightning_soups.evaluation.sharded_module import is_sharded
 from lightning_soups.evaluation.staging import Staging
-from lightning_soups.ingredients import INITIALIZATION, Ingredient, Ingredients
+from lightning_soups.ingredient import INITIALIZATION, Ingredient
+from lightning_soups.ingredients import Ingredients
 from lightning_soups.logged import Logged
 from lightning_soups.mixing import Mixer
 from lightning_soups.mixture import Mixture

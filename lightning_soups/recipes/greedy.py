@@ -5,7 +5,8 @@ import random
 from typing import Literal, final, get_args
 
 from lightning_soups.evaluation.evaluator import Evaluator
-from lightning_soups.ingredients import Ingredient, Ingredients
+from lightning_soups.ingredient import Ingredient
+from lightning_soups.ingredients import Ingredients
 from lightning_soups.mixture import Mixture
 from lightning_soups.recipes.recipe import Recipe, at_least_one
 from lightning_soups.score import Score

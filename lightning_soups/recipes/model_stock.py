@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from lightning_soups.evaluation.evaluator import Evaluator
-from lightning_soups.ingredients import Ingredient, Ingredients
+from lightning_soups.ingredient import Ingredient
+from lightning_soups.ingredients import Ingredients
 from lightning_soups.mixture import Mixture
 from lightning_soups.recipes.recipe import Recipe
 from lightning_soups.weights import cosines

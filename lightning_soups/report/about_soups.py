@@ -1,6 +1,6 @@
 """What was cooked: all soups at a glance, then each with its members, its trace and where it comes from."""
 
-from lightning_soups.ingredients import Ingredient
+from lightning_soups.ingredient import Ingredient
 from lightning_soups.report.contents import Contents, Cooked
 from lightning_soups.report.markup import Html, element, fragment
 from lightning_soups.report.widgets import (

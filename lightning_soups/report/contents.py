@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple, TypeVar
 
-from lightning_soups.ingredients import Ingredient
+from lightning_soups.ingredient import Ingredient
 from lightning_soups.paths import AnyPath
 from lightning_soups.score import Mode, Score
 from lightning_soups.soup import Soup

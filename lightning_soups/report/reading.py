@@ -5,7 +5,7 @@ from itertools import chain
 from typing import Any, TypeVar
 
 from lightning_soups import outputs, records
-from lightning_soups.ingredients import Ingredient
+from lightning_soups.ingredient import Ingredient
 from lightning_soups.paths import AnyPath, fresh, has_gone, in_order, inside
 from lightning_soups.report.contents import (
     Contents,

@@ -1,7 +1,8 @@
 """Names of models: in a study's options ``initialization``, ranks such as ``rank-1``, or runs; in tables runs."""
 
 from lightning_soups.evaluation.evaluator import Evaluator
-from lightning_soups.ingredients import INITIALIZATION, Ingredients
+from lightning_soups.ingredient import INITIALIZATION
+from lightning_soups.ingredients import Ingredients
 from lightning_soups.mixture import Mixture
 
 HELP = "`initialization`, a rank by held-out score (`rank-1` is the best single ingredient), or the name of a run"

@@ -8,7 +8,8 @@ import torch
 
 from lightning_soups.evaluation.evaluator import Evaluator
 from lightning_soups.evaluation.measurer import Measurer
-from lightning_soups.ingredients import Ingredient, Ingredients, run_names
+from lightning_soups.ingredient import Ingredient
+from lightning_soups.ingredients import Ingredients, run_names
 from lightning_soups.mixture import Mixture
 from lightning_soups.opening import open_checkpoint
 from lightning_soups.recipes.recipe import at_least_one

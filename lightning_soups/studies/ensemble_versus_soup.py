@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from lightning_soups.evaluation.evaluator import Evaluator
 from lightning_soups.evaluation.measurer import Measurer
-from lightning_soups.ingredients import Ingredient, Ingredients, run_names
+from lightning_soups.ingredient import Ingredient
+from lightning_soups.ingredients import Ingredients, run_names
 from lightning_soups.mixture import Mixture
 from lightning_soups.recipes.recipe import at_least_one
 from lightning_soups.score import Mode

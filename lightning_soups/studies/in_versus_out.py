@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, NamedTuple, final
 
 from lightning_soups.evaluation.evaluator import Evaluator
 from lightning_soups.evaluation.measurer import Measurer
-from lightning_soups.ingredients import INITIALIZATION, Ingredients, run_names
+from lightning_soups.ingredient import INITIALIZATION
+from lightning_soups.ingredients import Ingredients, run_names
 from lightning_soups.mixture import Mixture
 from lightning_soups.recipes import GreedySoup, LearnedSoup, Recipe, UniformSoup
 from lightning_soups.score import Score

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from lightning_soups.evaluation.evaluator import Evaluator
 from lightning_soups.evaluation.measurer import Measurer
-from lightning_soups.ingredients import INITIALIZATION, Ingredients
+from lightning_soups.ingredient import INITIALIZATION
+from lightning_soups.ingredients import Ingredients
 from lightning_soups.mixture import Mixture
 from lightning_soups.score import Mode
 from lightning_soups.studies.choice import find_model

@@ -13,7 +13,8 @@ from lightning.pytorch.cli import ArgsType
 from rich.markup import escape
 
 from lightning_soups import records
-from lightning_soups.ingredients import Ingredient, Ingredients
+from lightning_soups.ingredient import Ingredient
+from lightning_soups.ingredients import Ingredients
 from lightning_soups.paths import AnyPath, any_path
 from lightning_soups.score import Score
 from lightning_soups.sweep.config import TrialConfigs

@@ -13,7 +13,7 @@ from torch import nn
 
 from lightning_soups import SoupTrainer, UniformSoup
 from lightning_soups.adapters import AdaptedModule
-from lightning_soups.ingredients import Ingredient
+from lightning_soups.ingredient import Ingredient
 from tests.adapters.tiny import LINEAR, Plain, Tokens, Wrapped, bert, gpt2, save_adapters
 from tests.helpers import trainer
 
