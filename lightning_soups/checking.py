@@ -48,12 +48,14 @@ class ContentChecks:
         """
         if ingredient.sha256 is not None:
             return ingredient.sha256
-        files = _files_or_none(ingredient)
-        if files is None:
-            return f"gone since it was opened, {self._opened.get(ingredient)}"
-        if ingredient not in self._expected:
-            self._expected[ingredient] = content_hash(local_copy(ingredient.path))
-        changed = files != self._opened.get(ingredient, files)
+        opened = self._opened.get(ingredient)
+        try:
+            if ingredient not in self._expected:
+                self._expected[ingredient] = content_hash(local_copy(ingredient.path))
+            files = _files(ingredient)
+        except FileNotFoundError:
+            return f"gone since it was opened, {opened}"
+        changed = files != (opened or files)
         return f"{self._expected[ingredient]}, changed {files}" if changed else self._expected[ingredient]
 
     def opened(self, ingredient: Ingredient) -> None:
@@ -93,14 +95,9 @@ class ContentChecks:
             return self._found[ingredient]
 
     def _look(self, ingredient: Ingredient, not_finite: Callable[[], str | None]) -> str | None:
+        opened = self._opened.get(ingredient)
         try:
-            opened, files = self._opened.get(ingredient), _files_or_none(ingredient)
-            if files is None and opened is not None:
-                # its run has recorded a better one and deleted it; what was opened stays, and all but its hash can be
-                # checked still
-                return self._infinity(not_finite)
-            if files is None:
-                return "it cannot be read any more: it has gone"
+            files = _files(ingredient)
             if files != (opened or files):  # reading what was cut off would kill the process
                 return "its file was changed after it had been opened"
             if self.checked.get(ingredient) == files:
@@ -111,6 +108,10 @@ class ContentChecks:
                     f"its content is not what was {'recorded' if ingredient.sha256 else 'there when work began'}:"
                     f" SHA-256 {actual[:_SHOWN]}… instead of {expected[:_SHOWN]}…; it was changed or damaged since"
                 )
+        except FileNotFoundError:
+            # its run has recorded a better one and deleted it; what was opened stays, and all but its hash can be
+            # checked still
+            return self._infinity(not_finite) if opened is not None else "it cannot be read any more: it has gone"
         except (OSError, ValueError) as error:
             return f"it cannot be read any more: {reason_of(error)}"
         if (reason := self._infinity(not_finite)) is not None:
@@ -121,13 +122,6 @@ class ContentChecks:
     def _infinity(self, not_finite: Callable[[], str | None]) -> str | None:
         found = not_finite() if self._finite else None
         return f"its weights are not finite: {found}" if found else None
-
-
-def _files_or_none(ingredient: Ingredient) -> Files | None:
-    try:
-        return _files(ingredient)
-    except FileNotFoundError:
-        return None
 
 
 def _files(ingredient: Ingredient) -> Files:
