@@ -2,8 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
@@ -18,6 +17,15 @@ from lightning_soups.mixing import Mixer
 from lightning_soups.mixture import Mixture
 from lightning_soups.outputs.provenance import check_provenance
 from lightning_soups.paths import AnyPath, any_path, named_path
+from lightning_soups.plain_soup import (
+    fields_of,
+    ingredient_of,
+    mixture_of,
+    plain_ingredient,
+    plain_mixture,
+    plain_question,
+    plain_selection,
+)
 from lightning_soups.records import SOUP_KEY, SUMMED_KEY, versions
 from lightning_soups.score import Score
 from lightning_soups.trace import Question
@@ -180,16 +188,16 @@ class Soup:
 
     @classmethod
     def _from_provenance(cls, provenance: Mapping[str, Any], path: AnyPath) -> "Soup":
-        candidates = [_ingredient(entry) for entry in provenance["candidates"]]
-        known = [*candidates, *(_ingredient(entry) for entry in provenance["others"])]
+        candidates = [ingredient_of(entry) for entry in provenance["candidates"]]
+        known = [*candidates, *(ingredient_of(entry) for entry in provenance["others"])]
         mode = provenance["mode"]
         return cls(
-            _mixture(provenance["mixture"], known),
+            mixture_of(provenance["mixture"], known),
             Score(provenance["score"], mode),
             monitor=provenance["monitor"],
             metrics=provenance["metrics"],
             trace=[
-                Question(**{**row, "mixture": _mixture(row["mixture"], known), "score": Score(row["score"], mode)})
+                Question(**{**row, "mixture": mixture_of(row["mixture"], known), "score": Score(row["score"], mode)})
                 for row in provenance["trace"]
             ],
             recipe=provenance["recipe"],
@@ -235,59 +243,20 @@ class Soup:
             "mode": self.score.mode,
             "score": self.score.value,
             "metrics": self.metrics,
-            "candidates": [_entry(ingredient) for ingredient in self.candidates],
-            "others": [_entry(ingredient) for ingredient in others],
+            "candidates": [plain_ingredient(ingredient) for ingredient in self.candidates],
+            "others": [plain_ingredient(ingredient) for ingredient in others],
             "left_out": [
                 {"path": str(one.path), "run": one.run, "reason": one.reason, "is_copy": one.is_copy}
                 for one in self.left_out
             ],
-            "mixture": _plain_mixture(self.mixture, index),
+            "mixture": plain_mixture(self.mixture, index),
             "trace": [
-                {**_fields(row), "mixture": _plain_question(row.mixture, index), "score": row.score.value}
+                {**fields_of(row), "mixture": plain_question(row.mixture, index), "score": row.score.value}
                 for row in self.trace
             ],
             "caveats": list(self.caveats),
             "batch_norm": self.batch_norm,
-            "weights": _plain_selection(self.weights),
+            "weights": plain_selection(self.weights),
             "versions": versions(),
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
-
-
-def _plain_selection(weights: WeightNames) -> dict[str, Any]:
-    return {"include": list(weights.include), "exclude": list(weights.exclude), "rename": dict(weights.rename)}
-
-
-def _plain_mixture(mixture: Mixture, index: Mapping[Ingredient, int]) -> dict[str, Any]:
-    """Members as numbers, and their coefficients in the same order."""
-    return {
-        "members": [index[member] for member in mixture],
-        "coefficients": list(mixture.coefficients.values()),
-        "layers": {layer: list(own.values()) for layer, own in mixture.layers.items()},
-    }
-
-
-def _plain_question(mixture: Mixture, index: Mapping[Ingredient, int]) -> dict[str, Any]:
-    """The same without the coefficients of a uniform mixture: a thousand ingredients make half a million of them."""
-    plain = _plain_mixture(mixture, index)
-    return {**plain, "coefficients": []} if mixture.is_uniform else plain
-
-
-def _mixture(plain: Mapping[str, Any], known: Sequence[Ingredient]) -> Mixture:
-    members = [known[number] for number in plain["members"]]
-    layers = {layer: dict(zip(members, own, strict=True)) for layer, own in plain["layers"].items()}
-    coefficients = plain["coefficients"] or [1 / len(members)] * len(members)
-    return Mixture(dict(zip(members, coefficients, strict=True)), layers)
-
-
-def _fields(instance: Question | Ingredient) -> dict[str, Any]:
-    return {field.name: getattr(instance, field.name) for field in fields(instance)}
-
-
-def _entry(ingredient: Ingredient) -> dict[str, Any]:
-    return {**_fields(ingredient), "path": str(ingredient.path)}
-
-
-def _ingredient(entry: dict[str, Any]) -> Ingredient:
-    """Nothing of it is opened, nor does it have to be there."""
-    return Ingredient(**{**entry, "path": named_path(entry["path"])})

@@ -302,6 +302,27 @@ def test_rejections_that_were_taken_back_stay_so(tmp_path: Path) -> None:
     assert again.recall(first, "averaged") is None
 
 
+def test_what_a_recipe_saved_is_of_the_same_content(tmp_path: Path) -> None:
+    """Whatever it says of itself: the ingredients have the same paths."""
+    from lightning.pytorch import Trainer
+
+    from lightning_soups.evaluation.journal import Journal
+
+    record(tmp_path, LRS[:2])
+    found = Ingredients.load(tmp_path)
+    strategy = Trainer(logger=False, accelerator="cpu").strategy
+
+    def opened(content: str) -> Journal:
+        journal = Journal(tmp_path / "journal", strategy, lambda one: content + one.run)
+        journal.begin(lambda: {"data": "the same"})
+        return journal
+
+    opened("a").save_state("learned", found, {"step": 3})
+    assert opened("a").load_state("learned", found) == {"step": 3}
+    assert opened("a").load_state("learned", found[:1]) is None
+    assert opened("b").load_state("learned", found) is None
+
+
 def test_what_was_learned_is_not_learned_from_other_ingredients(tmp_path: Path) -> None:
     record(tmp_path, LRS[:2])
     recipe = LearnedSoup(steps=4, batch_size=32)

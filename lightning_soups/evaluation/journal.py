@@ -1,7 +1,7 @@
 """What a cook has found out so far, on disk: one that was interrupted continues where it was."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,16 +140,24 @@ class Journal:
         if self._strategy.is_global_zero:
             self._write({"context": self._context, "withdrawn": caveat})
 
-    def load_state(self, key: str) -> dict[str, Any] | None:
-        """What was saved last under a key; None when there is nothing."""
-        return self._strategy.broadcast(self._states.get(key)) if self.resumes else None
+    def load_state(self, key: str, about: Iterable[Ingredient]) -> dict[str, Any] | None:
+        """What a recipe saved last of itself; None when there is nothing.
 
-    def save_state(self, key: str, state: Mapping[str, Any]) -> None:
-        """Replace what was saved before under a key."""
+        Args:
+            key: Tells it from other recipes.
+            about: The ingredients that it chooses from; what was saved for others, by their content, is not found.
+        """
+        if not self.resumes:
+            return None
+        own = self._states.get(self._state_key(key, about)) if self._strategy.is_global_zero else None
+        return self._strategy.broadcast(own)
+
+    def save_state(self, key: str, about: Iterable[Ingredient], state: Mapping[str, Any]) -> None:
+        """Replace what was saved before. See :meth:`load_state`."""
         if self._context is None:
             self._begin()
         if self._strategy.is_global_zero:
-            self._states[key] = state
+            self._states[self._state_key(key, about)] = state
             content = {"context": self._context, "states": self._states}
             self._try_to_write(lambda: write_json(self._state_path, content))
 
@@ -184,6 +192,9 @@ class Journal:
         coefficients = [mixture.coefficients[member].hex() for member in members]
         layers = {layer: [own[member].hex() for member in members] for layer, own in sorted(mixture.layers.items())}
         return digest(json.dumps([kind, content, coefficients, layers]))
+
+    def _state_key(self, key: str, about: Iterable[Ingredient]) -> str:
+        return digest(json.dumps([key, [self._content(one) for one in about]]))
 
     def _write(self, line: dict[str, Any]) -> None:
         self._lines.append(line)

@@ -1,8 +1,7 @@
 """The evaluator that replays Lightning's validate loop."""
 
-import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,7 +11,6 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_soups.bad_ingredients import BadIngredientError, OnBadIngredient, settle
-from lightning_soups.evaluation.agreement import damaged
 from lightning_soups.evaluation.answer import Answer, Meter
 from lightning_soups.evaluation.batch_norm import RunningStatistics
 from lightning_soups.evaluation.batch_norm_setup import BatchNormOptions, same_layers, set_up
@@ -23,8 +21,7 @@ from lightning_soups.evaluation.journal import Journal
 from lightning_soups.evaluation.kept_loop import KeptLoop
 from lightning_soups.evaluation.known import KnownAnswers
 from lightning_soups.evaluation.learner import Learner
-from lightning_soups.evaluation.live_weights import LiveWeights
-from lightning_soups.evaluation.module_state import UnsavedState
+from lightning_soups.evaluation.live_mixture import LiveMixture
 from lightning_soups.evaluation.monitor import Monitor
 from lightning_soups.evaluation.progress import RecipeProgress
 from lightning_soups.evaluation.recorded import agree, best_recorded_first, exact_scores
@@ -88,23 +85,17 @@ class ReplayEvaluator(Evaluator):
         self.on_answer: Callable[[Question], None] | None = None
         self.ingredients = ingredients
         self._on_bad_ingredient = on_bad_ingredient
-        self._sound: set[Ingredient] = set()
         self._told: dict[Mixture, Question] = {}
         self._loop = loop
         self._progress = progress
         self._monitor = Monitor(monitor, mode, loop.trainer.strategy)
-        self._staging = staging
         self._mixer = mixer
         self._journal = journal
-        self._weights = LiveWeights(loop.trainer, mixer, staging)
-        self._unsaved = UnsavedState(loop.trainer.lightning_module)
+        self._live = LiveMixture(loop, mixer, staging)
         self._passes = EarlyRejection(loop, monitor, early_rejection)
         self._known = KnownAnswers(self._monitor, journal)
         self._incumbent: Score | None = None
-        self._following: dict[Ingredient, Ingredient] = {}
-        loop.before_reading = staging.wait
         self._batch_norm = batch_norm
-        self._statistics: RunningStatistics | None = None
         asked = {"the monitor": f"{monitor} {mode}", "early rejection": str(early_rejection)}
         self._context = {**context, **asked}
         self._looked = self._begun = False
@@ -116,12 +107,14 @@ class ReplayEvaluator(Evaluator):
 
     def begin(self) -> None:
         """Get ready for questions; every process must call this first, and again after :meth:`leave_out`."""
-        self._expect(list(self.ingredients))
+        self._live.expect(list(self.ingredients))
         if self._begun:
             return
         if self._batch_norm is not None:
-            self._statistics = set_up(self._batch_norm, self._loop, self._mixer, self.ingredients, self._write)
-        self._journal.begin(lambda: {**self._context, **data_context(self._loop, self._statistics)})
+            self._live.statistics = set_up(
+                self._batch_norm, self._loop, self._mixer, self.ingredients, self._live.write
+            )
+        self._journal.begin(lambda: {**self._context, **data_context(self._loop, self._live.statistics)})
         self.caveats = list(dict.fromkeys([*self.caveats, *self._journal.caveats]))
         self._looked |= self._journal.resumes  # two readings of the data gave the same
         self._begun = True
@@ -139,7 +132,9 @@ class ReplayEvaluator(Evaluator):
         self._told |= {row.mixture: row for row in self.trace if not row.cached}
         self.trace = []
         self._known.recorded.clear()
-        if self._batch_norm is not None and not same_layers(self._statistics, self._loop, self._mixer, ingredients):
+        if self._batch_norm is not None and not same_layers(
+            self._live.statistics, self._loop, self._mixer, ingredients
+        ):
             self._begun = False  # what is left has the same statistics in more layers: other mixtures than before
             for known in (self._known.full, self._known.below, self._told):
                 known.clear()
@@ -189,7 +184,7 @@ class ReplayEvaluator(Evaluator):
         if ranked is None:
             scores = {ingredient: self.score(Mixture.uniform([ingredient])) for ingredient in ingredients}
             ranked = sorted(ingredients, key=scores.__getitem__, reverse=True)
-        self._expect(ranked)
+        self._live.expect(ranked)
         return ranked
 
     def metrics(self, mixture: Mixture, label: str = "") -> dict[str, float]:
@@ -203,7 +198,7 @@ class ReplayEvaluator(Evaluator):
 
     def inner_products(self, ingredients: Sequence[Ingredient], origin: Ingredient) -> dict[str, Tensor]:
         """See :meth:`Evaluator.inner_products`; every process measures for itself, and gets the same."""
-        self._use([*ingredients, origin])
+        self._live.check([*ingredients, origin])
         recorded = self._mixer.state_dict(origin)  # which may lack a frozen part
         names = [name for name, _ in self._loop.trainer.lightning_module.named_parameters() if name in recorded]
         if not names:
@@ -227,20 +222,20 @@ class ReplayEvaluator(Evaluator):
                 "Learned soups need the gradients of whole parameters, and this module's are sharded. Cook on one"
                 " device or with DDP."
             )
-        self._use(self.ingredients)
+        self._live.check(self.ingredients)
         if self._loop.samples_in_pass == 0:
-            self._passes.answer(partial(self._prepare, Mixture.uniform(self.ingredients)), None)
+            self._passes.answer(partial(self._live.prepare, Mixture.uniform(self.ingredients)), None)
         recorded = self._mixer.state_dict(self.ingredients[0])
         split = (batch_size, validation_share, seed)
-        return ReplayLearner(self._loop, self._mixer, recorded.keys(), self._write, loss, *split)
+        return ReplayLearner(self._loop, self._mixer, recorded.keys(), self._live.write, loss, *split)
 
     def load_state(self, key: str) -> dict[str, Any] | None:
         """See :meth:`Evaluator.load_state`."""
-        return self._journal.load_state(key)
+        return self._journal.load_state(key, self.ingredients)
 
     def save_state(self, key: str, state: dict[str, Any]) -> None:
         """See :meth:`Evaluator.save_state`."""
-        self._journal.save_state(key, state)
+        self._journal.save_state(key, self.ingredients, state)
 
     def forget_state(self) -> None:
         """The recipe has finished and its soup is saved: nothing is left to resume."""
@@ -256,11 +251,11 @@ class ReplayEvaluator(Evaluator):
                 is, such as an infinite loss.
         """
         self._check(mixture)
-        self._use(mixture)  # of what an interrupted cook has found, perhaps for the first time
+        self._live.check(mixture)  # of what an interrupted cook has found, perhaps for the first time
         metrics = self.metrics(mixture)
         answer = Answer(self._known.full[mixture][0], metrics)
-        if self._statistics is not None and self._statistics.concern(mixture):
-            answer = self._better_statistics(self._statistics, mixture, answer)
+        if self._live.statistics is not None and self._live.statistics.concern(mixture):
+            answer = self._better_statistics(self._live.statistics, mixture, answer)
         value, worst = answer.score.value, -math.inf if answer.score.mode == "max" else math.inf
         if math.isnan(value) or value == worst:
             scores = "NaN" if math.isnan(value) else str(value)
@@ -289,16 +284,12 @@ class ReplayEvaluator(Evaluator):
             names = [member.name for member in foreign]
             raise MisconfigurationException(f"The recipe mixes ingredients that it was not given: {names}.")
 
-    def _expect(self, order: list[Ingredient]) -> None:
-        """Read ingredients ahead in this order."""
-        self._following = dict(itertools.pairwise(order))
-
     def _rank_as_recorded(self, ingredients: Ingredients) -> list[Ingredient] | None:
         recorded = exact_scores(ingredients, self._monitor.name, self._monitor.mode)
         if recorded is None:
             return None
         ranked = sorted(ingredients, key=recorded.__getitem__, reverse=True)
-        self._expect(ranked)
+        self._live.expect(ranked)
         if not agree(ranked[0].metrics, self.metrics(Mixture.uniform(ranked[:1]))):
             self._known.recorded.clear()
             rank_zero_info(
@@ -313,11 +304,11 @@ class ReplayEvaluator(Evaluator):
 
     def _evaluate(self, mixture: Mixture, beat: Score | None) -> tuple[Score, dict[str, float] | None]:
         """Returns the score and every metric; or a bound, and None, when the mixture cannot reach ``beat``."""
-        self._use(mixture)
-        result = self._passes.answer(partial(self._prepare, mixture), beat)
+        self._live.check(mixture)
+        result = self._passes.answer(partial(self._live.prepare, mixture), beat)
         if isinstance(result, Score):
-            if self._statistics is not None:
-                self._statistics.forget(mixture)
+            if self._live.statistics is not None:
+                self._live.statistics.forget(mixture)
             return result, None
         if not self._looked:
             self._looked = True
@@ -330,7 +321,7 @@ class ReplayEvaluator(Evaluator):
         recalled = self._known.recall(mixture, None, "", other_kind)
         if recalled is None:
             meter = Meter(self._loop)
-            self._prepare(mixture, recalculate=not statistics.every)
+            self._live.prepare(mixture, recalculate=not statistics.every)
             logged = self._loop.one_pass()
             recalled = meter.question(mixture, self._monitor.score(logged), None), _values(logged)
             self._known.write_down(*recalled, other_kind)
@@ -343,32 +334,9 @@ class ReplayEvaluator(Evaluator):
             self._note(replace(again if answer is known else row, accepted=kept, label=f"soup, statistics {kind}"))
         if better:
             if not statistics.knows(mixture):
-                self._prepare(mixture, recalculate=True)
+                self._live.prepare(mixture, recalculate=True)
             return replace(recalculated, batch_norm="recalculated", statistics=statistics.of(mixture))
         return replace(averaged, batch_norm="averaged")
-
-    def _prepare(self, mixture: Mixture, recalculate: bool | None = None) -> None:
-        """Make the live module a mixture, with the statistics that recipes see, or else as asked."""
-        self._write(mixture)
-        if self._statistics is not None and (self._statistics.every if recalculate is None else recalculate):
-            self._statistics.write(mixture)
-            self._unsaved.restore(self._loop.trainer.lightning_module)
-
-    def _use(self, ingredients: Iterable[Ingredient]) -> None:
-        """Check ingredients before their first use; all processes find the same."""
-        fresh = [one for one in dict.fromkeys(ingredients) if one not in self._sound]
-        if not fresh:
-            return
-        if bad := damaged(self._loop, self._mixer, fresh):
-            raise BadIngredientError(bad)
-        self._sound.update(fresh)
-
-    def _write(self, mixture: Mixture) -> None:
-        self._use(mixture)
-        self._unsaved.restore(self._loop.trainer.lightning_module)
-        self._weights.write(mixture)
-        if following := self._following.get(mixture.members[-1]):
-            self._staging.stage(following)
 
     def _look_for_changes(self) -> None:
         """After the first pass: would another one see other data?"""
